@@ -1,0 +1,1 @@
+"""What Fuseline is measured against."""

@@ -1,0 +1,1 @@
+"""What runs on an embedded-Linux device: enrol, attest, update."""

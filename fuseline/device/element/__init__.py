@@ -1,0 +1,1 @@
+"""Secure elements, and TLS with a key that never leaves them."""

@@ -1,0 +1,1 @@
+"""Firmware slots and the loader that verifies, measures and picks one."""

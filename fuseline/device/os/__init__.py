@@ -1,0 +1,1 @@
+"""Running the verified application as a process of its own."""

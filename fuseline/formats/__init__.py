@@ -1,0 +1,1 @@
+"""Bytes to typed values and back. No I/O, no clock, no key store."""

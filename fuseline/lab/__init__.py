@@ -1,0 +1,1 @@
+"""Rehearsals: the development factory, the fleet on this machine, the journey."""

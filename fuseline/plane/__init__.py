@@ -1,0 +1,1 @@
+"""The cloud: identity registry, OTA orchestration, attestation verifier."""

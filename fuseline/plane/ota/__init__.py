@@ -1,0 +1,1 @@
+"""Releases, rollouts and the hawkBit DDI protocol that devices poll."""

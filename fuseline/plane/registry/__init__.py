@@ -1,0 +1,1 @@
+"""Identity: the operational CA, enrolment, certificates and their revocation."""

@@ -1,0 +1,116 @@
+"""The embedded database: SQLite in WAL mode.
+
+Each worker has one reading connection, used on the event loop since a read costs microseconds, and one
+writing connection in a thread of its own, since a commit waits for the disk and for other workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from fuseline.plane.store import schema
+from fuseline.plane.store.statements import Statement, compiled
+
+Row = sqlite3.Row
+T = TypeVar("T")
+
+_BUSY_TIMEOUT = 10.0  # seconds a writer waits for another worker's transaction
+_PAGE_CACHE_KIB = 65_536
+
+_INSERT_EVENT = compiled(
+    sa.insert(schema.events).values({name: sa.bindparam(name) for name in ("at", "kind", "device", "data")})
+)
+
+
+def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=_BUSY_TIMEOUT, check_same_thread=False, cached_statements=256
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode=WAL")
+    # A commit that was acknowledged survives power loss.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
+    connection.execute("PRAGMA mmap_size=268435456")
+    if readonly:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+class Transaction:
+    """Statements that become true together."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def run(self, statement: Statement, **parameters: Any) -> list[Row]:
+        """Run one statement; returns the rows it gives, for instance by RETURNING."""
+        return self._connection.execute(statement.sql, statement.bind(parameters)).fetchall()
+
+    def one(self, statement: Statement, **parameters: Any) -> Row | None:
+        """Run one statement and return its first row."""
+        rows = self.run(statement, **parameters)
+        return rows[0] if rows else None
+
+    def many(self, statement: Statement, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Run one statement for each row of parameters."""
+        self._connection.executemany(statement.sql, (statement.bind(row) for row in rows))
+
+    def changed(self, statement: Statement, **parameters: Any) -> int:
+        """Run one statement; returns how many rows it changed."""
+        return self._connection.execute(statement.sql, statement.bind(parameters)).rowcount
+
+    def emit(self, kind: str, at: float, device: str | None = None, **data: Any) -> None:
+        """Tell the world, if and when the transaction commits."""
+        self.run(_INSERT_EVENT, at=at, kind=kind, device=device, data=json.dumps(data))
+
+
+class Database:
+    """One worker's connections; make it after the fork."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = _connect(path, readonly=True)
+        self._writer = _connect(path, readonly=False)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="fuseline-writer")
+
+    def one(self, statement: Statement, **parameters: Any) -> Row | None:
+        """Read the first row."""
+        row: Row | None = self._reader.execute(statement.sql, statement.bind(parameters)).fetchone()
+        return row
+
+    def all(self, statement: Statement, **parameters: Any) -> list[Row]:
+        """Read all rows."""
+        return self._reader.execute(statement.sql, statement.bind(parameters)).fetchall()
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction, in this thread; its exception rolls everything back."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(Transaction(self._writer))
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+        return result
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a transaction, in the writer thread; returns when it is on the disk."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.transact, work)
+
+    def close(self) -> None:
+        """Finish what is being written and close."""
+        self._thread.shutdown(wait=True)
+        for connection in (self._reader, self._writer):
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()

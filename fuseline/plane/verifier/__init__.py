@@ -1,0 +1,1 @@
+"""Attestation: nonces, appraisal against reference values, signed results."""
