@@ -419,6 +419,13 @@ class PlaneRefused(DeviceError):
     code = "E_PLANE_REFUSED"
 
 
+class PlaneUntrusted(DeviceError):
+    """The server that answers is not this device's plane."""
+
+    code = "E_PLANE_UNTRUSTED"
+    hint = "Somebody is in the middle, or the device was given another fleet's trust anchor."
+
+
 class DownloadTruncated(DeviceError):
     """The download ended before the announced length."""
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from fuseline.errors import CertificateMalformed, TlsKeyMismatch, TlsRelayFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -63,6 +63,7 @@ class Relay:
         server_name: str,
         chain_pem: bytes,
         trust_pem: bytes,
+        connected: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect to a server and copy bytes both ways until both sides are done.
 
@@ -78,6 +79,7 @@ class Relay:
             server_name: dNSName or IP address that the server's certificate must carry.
             chain_pem: The device's certificates, leaf first.
             trust_pem: The CAs that the server's certificate must chain to.
+            connected: Called once the server is authenticated, before the first byte is copied.
 
         Raises:
             CertificateMalformed: A PEM holds no certificate.
@@ -92,6 +94,7 @@ class Relay:
             with _stage("handshake", where):
                 tunnel = _Tunnel(context, server_name)
                 tunnel.handshake(server, deadline)
+            connected()
             with _stage("transfer", where), _nonblocking(conn), _nonblocking(server):
                 _Splice(conn, server, tunnel).run()
 

@@ -77,8 +77,9 @@ class ElementService:
             try:
                 require_own_device(connection, self._device_pid)
                 self._splice(connection)
-            except ElementError as error:
-                connection.sendall(wire.frame(wire.encode_refusal(error)))
+            except (ElementError, FormatError) as error:
+                if error.evidence.get("stage") != "transfer":  # then the stream is the application's
+                    connection.sendall(wire.frame(wire.encode_refusal(error)))
 
     def _splice(self, connection: socket.socket) -> None:
         operation, request = wire.decode_request(wire.read_frame(connection))
@@ -98,6 +99,7 @@ class ElementService:
             server_name=server_name,
             chain_pem=chain,
             trust_pem=trust,
+            connected=lambda: connection.sendall(wire.frame(wire.encode_answer(None))),
         )
 
 

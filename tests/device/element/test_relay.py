@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
+import select
 import socket
 import ssl
 import subprocess
@@ -263,6 +264,39 @@ def test_application_that_vanishes_ends_an_endless_answer(bench: Bench) -> None:
     assert ended == [True]
 
 
+def test_application_that_hangs_up_on_a_silent_server_ends_the_connection(bench: Bench) -> None:
+    ended: list[bool] = []
+
+    def say_nothing(tls: ssl.SSLSocket) -> None:
+        assert read_all(tls) == b"question"
+        tcp_end, _, _ = select.select([tls], [], [], 10)
+        ended.append(bool(tcp_end))
+
+    with bench.connected(say_nothing) as (app, outcome):
+        app.sendall(b"question")
+        app.shutdown(socket.SHUT_WR)
+        time.sleep(0.2)
+    assert outcome.error is None
+    assert ended == [True]
+
+
+def test_application_that_leaves_before_a_slow_server_is_heard_without_a_busy_loop(bench: Bench) -> None:
+    heard: list[int] = []
+
+    def read_late(tls: ssl.SSLSocket) -> None:
+        time.sleep(1)
+        heard.append(len(read_all(tls)))
+
+    with bench.connected(read_late) as (app, outcome):
+        # Until the server's and the relay's buffers are full, and then what the Unix socket takes.
+        sent = 0
+        while select.select([], [app], [], 0.3)[1]:
+            sent += app.send(LARGE, socket.MSG_DONTWAIT)
+    assert outcome.error is None
+    assert heard == [sent]
+    assert outcome.cpu < 0.4
+
+
 def test_quiet_connections_use_no_processor(bench: Bench) -> None:
     def wait_then_answer(tls: ssl.SSLSocket) -> None:
         tls.recv(10)
@@ -285,12 +319,14 @@ def test_quiet_connections_use_no_processor(bench: Bench) -> None:
 def test_answer_cut_off_without_close_notify_is_an_error_after_what_came(bench: Bench) -> None:
     def cut(tls: ssl.SSLSocket) -> None:
         tls.sendall(LARGE)
-        tls.shutdown(socket.SHUT_RDWR)
+        tls.shutdown(socket.SHUT_WR)  # of TCP, without a word of TLS
+        read_all(tls)
 
     with bench.connected(cut) as (app, outcome):
         assert read_all(app) == LARGE
     assert isinstance(outcome.error, TlsRelayFailed)
     assert outcome.error.evidence["stage"] == "transfer"
+    assert "EOF" in outcome.error.message
 
 
 def test_server_of_another_ca_is_refused(bench: Bench) -> None:
