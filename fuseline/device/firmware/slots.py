@@ -172,6 +172,7 @@ class SlotStore:
         paths = [_slot_path(folder, index) for index in range(SLOT_COUNT)]
         if any(path.exists() for path in paths):
             raise RuntimeError(f"{folder} has slots already")
+        folder.mkdir(mode=0o700, exist_ok=True)
         for path in paths:
             _create_erased(path, slot_size, medium)
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

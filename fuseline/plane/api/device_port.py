@@ -6,13 +6,11 @@ Every request is identified by its certificate and by nothing else; a name in a 
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import structlog
 from starlette.responses import FileResponse
 
 from fuseline.errors import (
@@ -23,11 +21,10 @@ from fuseline.errors import (
     MediaType,
     MethodNotAllowed,
     NotFound,
-    ServerFault,
 )
 from fuseline.formats import ddi, est, psa, rats
 from fuseline.plane.api.peer_certificate import peer_certificate
-from fuseline.plane.api.problem import MEDIA_TYPE, problem, status_of
+from fuseline.plane.api.problem import MEDIA_TYPE, defect, problem, status_of
 from fuseline.plane.ota.controller import Controller
 from fuseline.plane.registry.identity import CertificateKind, Peer
 from fuseline.plane.services import Services
@@ -39,8 +36,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _MAX_BODY = 64 * 1024  # the largest message here is a PSA token, a few hundred bytes
 _JSON = (b"content-type", ddi.MEDIA_TYPE.encode())
-
-log = structlog.get_logger("device-port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +115,8 @@ class DevicePort:
             answer = await self._route(Request(scope, receive, send, peer, scope["method"], path, now))
         except FuselineError as error:
             answer = _refusal(error)
-        except Exception:
-            reference = uuid.uuid4().hex
-            log.exception("defect", reference=reference, path=scope["path"])
-            answer = _refusal(ServerFault("a defect of the plane", reference=reference))
+        except Exception as error:  # noqa: BLE001 - the boundary: no defect of ours may take the worker down
+            answer = _refusal(defect(scope["path"], error))
         if answer is not None:
             await _send(send, answer)
 

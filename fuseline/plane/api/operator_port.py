@@ -22,7 +22,7 @@ from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage
 import fuseline
 from fuseline.errors import FuselineError, MessageMalformed, MethodNotAllowed, NotFound, OperatorToken
 from fuseline.plane.api import operator_auth
-from fuseline.plane.api.problem import MEDIA_TYPE, problem, status_of
+from fuseline.plane.api.problem import MEDIA_TYPE, defect, problem, status_of
 from fuseline.plane.api.reports import DeviceReport, Overview, Reporter
 from fuseline.plane.console import pages
 from fuseline.plane.ota.rollouts import Candidate
@@ -228,6 +228,10 @@ def _on_http_error(request: Request, error: HTTPException) -> Response[bytes]:  
     return Response(problem(ours), media_type=MEDIA_TYPE, status_code=error.status_code)
 
 
+def _on_defect(request: Request, error: Exception) -> Response[bytes]:  # type: ignore[type-arg]
+    return _on_error(request, defect(request.url.path, error))
+
+
 def operator_port(services: Services, token: str) -> Litestar:
     """Build the operator's application."""
     return Litestar(
@@ -256,6 +260,7 @@ def operator_port(services: Services, token: str) -> Litestar:
             FuselineError: _on_error,
             NotAuthorizedException: _on_http_error,
             HTTPException: _on_http_error,
+            Exception: _on_defect,
         },
         openapi_config=OpenAPIConfig(
             title="Fuseline operator API",

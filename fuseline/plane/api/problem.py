@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+
 import msgspec
+import structlog
 
 from fuseline import errors
 
 MEDIA_TYPE = "application/problem+json"
+
+log = structlog.get_logger("plane")
 
 # The first family that fits decides; order is from special to general.
 _STATUS: tuple[tuple[type[errors.FuselineError], int], ...] = (
@@ -48,3 +53,10 @@ def problem(error: errors.FuselineError) -> bytes:
             "hint": error.hint,
         }
     )
+
+
+def defect(path: str, error: Exception) -> errors.ServerFault:
+    """Log a defect of ours and return the error that is told of it."""
+    reference = uuid.uuid4().hex
+    log.error("defect", exc_info=error, reference=reference, path=path[:200])
+    return errors.ServerFault("a defect of the plane", reference=reference)

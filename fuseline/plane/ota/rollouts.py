@@ -21,13 +21,13 @@ REVERTED_DETAIL = "reverted"
 _OPEN = compiled(
     sa.select(actions)
     .where(actions.c.device_id == sa.bindparam("device_id"))
-    .where(actions.c.open == sa.literal(1, literal_execute=True))
+    .where(actions.c.open == sa.literal_column("1"))
 )
 # The poll's whole work: this runs for every device, all day.
 _POLL = compiled(
     sa.select(actions.c.id, actions.c.state)
     .where(actions.c.device_id == sa.bindparam("device_id"))
-    .where(actions.c.open == sa.literal(1, literal_execute=True))
+    .where(actions.c.open == sa.literal_column("1"))
 )
 _BY_ID = compiled(sa.select(actions).where(actions.c.id == sa.bindparam("id")))
 _FOR_RELEASE = compiled(

@@ -95,7 +95,7 @@ _LATEST = compiled(sa.select(appraisals).where(appraisals.c.id.in_(_latest_ids))
 _FIRST_AFFIRMING = compiled(
     sa.select(appraisals)
     .where(appraisals.c.device_id == sa.bindparam("device_id"))
-    .where(appraisals.c.status == sa.literal(ear.Tier.AFFIRMING.value, literal_execute=True))
+    .where(appraisals.c.status == sa.bindparam("affirming", ear.Tier.AFFIRMING.value))
     .order_by(appraisals.c.id)
     .limit(1)
 )
