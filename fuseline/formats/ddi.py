@@ -8,11 +8,16 @@ Quirks that shaped this file, each seen on the wire: SWUpdate sends the feedback
 from __future__ import annotations
 
 import enum
+import re
 from typing import Literal
 
 import msgspec
 
+from fuseline.errors import MessageMalformed
+
 MEDIA_TYPE = "application/hal+json"
+
+_SLEEP = re.compile(r"(\d{2}):([0-5]\d):([0-5]\d)", re.ASCII)
 
 
 class Href(msgspec.Struct, frozen=True):
@@ -168,7 +173,10 @@ def sleep_seconds(text: str) -> int:
     """Read ``HH:MM:SS``.
 
     Raises:
-        ValueError: Another shape.
+        MessageMalformed: Another shape.
     """
-    hours, minutes, seconds = (int(part) for part in text.split(":"))
+    match = _SLEEP.fullmatch(text)
+    if match is None:
+        raise MessageMalformed("a poll interval is written HH:MM:SS", text=text[:80])
+    hours, minutes, seconds = (int(part) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds

@@ -65,9 +65,13 @@ def _b64(raw: bytes) -> str:
 
 def _unb64(text: str) -> bytes:
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except ValueError as error:
         raise ResultMalformed("not base64url") from error
+    if _b64(raw) != text:
+        # RFC 4648 3.5: spare bits are zero; else one result could be written in many ways.
+        raise ResultMalformed("not base64url as RFC 7515 writes it")
+    return raw
 
 
 def encode(result: AttestationResult, sign: DigestSigner, *, developer: str, build: str, key_id: str) -> str:
@@ -111,14 +115,14 @@ def verify(token: str, key: ec.EllipticCurvePublicKey) -> AttestationResult:
         header = msgspec.json.decode(_unb64(header64), type=dict[str, Any])
     except (ValueError, msgspec.DecodeError) as error:
         raise ResultMalformed("not a compact JWS") from error
-    signature = _unb64(signature64)
+    claims, signature = _unb64(claims64), _unb64(signature64)
     if header.get("alg") != "ES256" or len(signature) != 64:
         raise ResultMalformed("not an ES256 JWS", alg=str(header.get("alg")))
     try:
         key.verify(raw_to_der(signature), f"{header64}.{claims64}".encode(), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
         raise ResultMalformed("the result is not signed by this verifier") from error
-    return _decode_claims(_unb64(claims64))
+    return _decode_claims(claims)
 
 
 def _decode_claims(raw: bytes) -> AttestationResult:

@@ -10,6 +10,7 @@ import base64
 import binascii
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from fuseline.errors import CertificateMalformed, CsrMalformed, MessageMalformed
@@ -39,7 +40,7 @@ def decode_certificates(body: bytes) -> list[x509.Certificate]:
         raise MessageMalformed("the EST answer is not base64") from error
     try:
         certificates = pkcs7.load_der_pkcs7_certificates(der)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise CertificateMalformed("the EST answer is not a certs-only PKCS#7") from error
     if not certificates:
         raise CertificateMalformed("the EST answer holds no certificate")
@@ -65,5 +66,5 @@ def decode_request(body: bytes) -> x509.CertificateSigningRequest:
     try:
         der = base64.b64decode(b"".join(b"".join(lines).split()), validate=True)
         return x509.load_der_x509_csr(der)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise CsrMalformed("not a base64 DER PKCS#10 request", length=len(body)) from error

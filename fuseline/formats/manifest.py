@@ -68,12 +68,16 @@ def verify(sha256: bytes, signature: bytes, factory_key: ec.EllipticCurvePublicK
 
     Raises:
         ManifestSignature: Not signed by this factory, or the file was changed.
+        ManifestMalformed: Signed, without a number of devices.
     """
     verified = verify_sign1(signature, factory_key, refused=ManifestSignature, external_aad=_CONTEXT)
     statement = cbor.decode(verified.payload)
     if not isinstance(statement, dict) or statement.get("sha256") != sha256:
         raise ManifestSignature("the manifest is not the one that was signed", sha256=sha256.hex())
-    return VerifiedManifest(sha256, int(statement.get("devices", 0)))
+    devices = statement.get("devices")
+    if type(devices) is not int or devices < 0:
+        raise ManifestMalformed("the signed statement does not say how many devices there are")
+    return VerifiedManifest(sha256, devices)
 
 
 def decode_entries(lines: Iterable[bytes], manifest: VerifiedManifest) -> Iterator[ManifestEntry]:

@@ -96,7 +96,7 @@ def parse_device_certificate(der: bytes) -> DeviceCertificate:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
         extensions = certificate.extensions
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise CertificateMalformed("not an X.509 certificate that can be read") from error
     # 1.
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -19,11 +19,23 @@ from fuseline.device.agent.update import Installer, Task, UpdateClient
 from fuseline.device.element.client import ElementClient
 from fuseline.device.element.interface import KeySlot
 from fuseline.device.firmware.loader import BootDecision
-from fuseline.errors import DeviceError, ElementError, FormatError, FuselineError, ImageError, PlaneRefused
+from fuseline.errors import (
+    DeviceError,
+    ElementError,
+    FormatError,
+    FuselineError,
+    ImageError,
+    PlaneRefused,
+    PlaneUnreachable,
+)
 from fuseline.formats.ddi import Execution, Finished
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.5, 60.0  # seconds
 _JITTER = 0.2  # share of every wait, so that a fleet does not come back as one
+
+# A server that closes in the handshake says nothing of the reason. After so many of these, the certificate
+# may be what it does not like (a slow clock here cannot tell), and the IDevID gets another.
+_SILENT_REFUSALS = 3
 
 # What a round may fail with and the device go on.
 Recoverable = (DeviceError, ElementError, FormatError)
@@ -78,6 +90,8 @@ class Agent:
         self._link: PlaneLink | None = None
         self._attested_at: float | None = None
         self._backoff = _FIRST_BACKOFF
+        self._silent_refusals = 0
+        self._distrusted: str | None = None  # serial of an LDevID that the plane does not take
 
     @property
     def _element(self) -> ElementClient:
@@ -89,7 +103,7 @@ class Agent:
         while not self._stop.is_set():
             try:
                 wait = self._round()
-                self._backoff = _FIRST_BACKOFF
+                self._backoff, self._silent_refusals = _FIRST_BACKOFF, 0
             except Recoverable as error:
                 self._note_failure(error)
                 wait, self._backoff = self._backoff, min(self._backoff * 2, _LAST_BACKOFF)
@@ -104,12 +118,14 @@ class Agent:
         return Outcome.STOP
 
     def _note_failure(self, error: FuselineError) -> None:
-        if (
-            isinstance(error, PlaneRefused)
-            and self._ldevid is not None
-            and est_client.must_enrol_again(error, self._ldevid)
+        if isinstance(error, PlaneUnreachable) and isinstance(error.__cause__, ConnectionResetError):
+            self._silent_refusals += 1
+        if self._ldevid is not None and (
+            (isinstance(error, PlaneRefused) and est_client.must_enrol_again(error, self._ldevid))
+            or self._silent_refusals >= _SILENT_REFUSALS
         ):
-            self._config.ldevid_path.unlink(missing_ok=True)
+            self._silent_refusals = 0
+            self._distrusted = self._ldevid.serial
             self._drop_link()
         self._journal.write("application", "trouble", **error.as_dict())
 
@@ -138,7 +154,7 @@ class Agent:
         """Return a link under a usable operational certificate, getting or renewing one if needed."""
         now = time.time()
         current = self._ldevid or est_client.stored(self._config)
-        if current is None or not current.usable(now):
+        if current is None or not current.usable(now) or current.serial == self._distrusted:
             self._drop_link()
             current = est_client.enrol(self._config, self._line)
             self._journal.write(
@@ -172,7 +188,7 @@ class Agent:
             status=verdict.status,
             release=verdict.release,
             explanation=verdict.explanation,
-            seconds=round(self._attested_at - started, 4),
+            took=round(self._attested_at - started, 4),
         )
 
     # --- update -------------------------------------------------------------------------------------
@@ -214,8 +230,8 @@ class Agent:
         started = time.monotonic()
         self._journal.write("firmware", "update.started", action=task.action, version=task.version)
         client.report(task.action, Execution.PROCEEDING, Finished.NONE, "downloading")
-        path = self._installer.download(link, task, self._progress)
         try:
+            path = self._installer.download(link, task, self._progress)
             image = self._installer.install(
                 path, task, running_slot=self._boot.decision.slot, counter=self._element.counter()
             )
@@ -231,7 +247,7 @@ class Agent:
             digest=image.digest.hex(),
             bytes=image.size,
             slot=1 - self._boot.decision.slot,
-            seconds=round(time.monotonic() - started, 3),
+            took=round(time.monotonic() - started, 3),
         )
         client.report(task.action, Execution.PROCEEDING, Finished.NONE, "installed; restarting into it")
         link.close()

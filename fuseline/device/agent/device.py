@@ -100,13 +100,13 @@ class Device:
             signer_id=decision.image.signer_id.hex(),
             confirmed=decision.confirmed,
             counter=counter,
-            seconds=round(seconds, 4),
+            took=round(seconds, 4),
         )
 
     def _live(self, element: ElementClient, decision: BootDecision, application: Application) -> Outcome:
         try:
             seconds = application.wait_ready(self._config.settings.app_seconds)
-            self._journal.write("os", "application.ready", seconds=round(seconds, 3))
+            self._journal.write("os", "application.ready", took=round(seconds, 3))
         except AppUnhealthy as error:
             self._journal.write("os", "application.unhealthy", **error.as_dict())
             if not decision.confirmed:

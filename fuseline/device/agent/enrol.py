@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fuseline.device.agent.config import DeviceConfig, load_chain
 from fuseline.device.agent.files import write_durably
 from fuseline.device.agent.link import Identity, Line, PlaneLink
 from fuseline.device.element.client import ElementKey
 from fuseline.device.element.interface import KeySlot
-from fuseline.errors import CertificateMalformed, PlaneRefused, StateMissing
+from fuseline.errors import CertificateMalformed, CertProfile, PlaneRefused, StateMissing
 from fuseline.formats import est, x509profile
 
 # Codes of the plane that only a fresh enrolment with the IDevID can cure.
@@ -102,19 +103,18 @@ def _issue(
         headers={"Content-Type": est.CSR_MEDIA_TYPE, "Content-Transfer-Encoding": "base64"},
     )
     leaf = est.decode_certificates(answer.body)[0]
-    if x509profile.spki(key.public_key()) != _spki(leaf):
+    try:
+        certificate = x509profile.parse_device_certificate(leaf.public_bytes(Encoding.DER))
+    except CertProfile as error:
+        raise CertificateMalformed(f"the plane's certificate is none of a device: {error.message}") from error
+    if certificate.key_sha256 != hashlib.sha256(x509profile.spki(key.public_key())).digest():
         raise CertificateMalformed("the plane certified another key than ours")
-    certificate = x509profile.parse_device_certificate(leaf.public_bytes(Encoding.DER))
     if certificate.name != config.settings.name:
         raise CertificateMalformed("the plane certified another name than ours", name=certificate.name)
     issuers = [anchor for anchor in anchors if anchor.subject == leaf.issuer]
     pem = b"".join(link_.public_bytes(Encoding.PEM) for link_ in [leaf, *issuers])
     write_durably(config.ldevid_path, pem)
     return Ldevid.parse(pem)
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def must_enrol_again(error: PlaneRefused, current: Ldevid) -> bool:

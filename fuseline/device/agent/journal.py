@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import IO, Any
+from typing import Any, Protocol
+
+
+class LineSink(Protocol):
+    """Where lines go: a text stream, or whatever shows them."""
+
+    def write(self, text: str, /) -> int:
+        """Take a line."""
+
+    def flush(self) -> None:
+        """Hold nothing back."""
 
 
 class Journal:
     """Writes events of one device to a text stream."""
 
-    def __init__(self, stream: IO[str], device: str) -> None:
+    def __init__(self, stream: LineSink, device: str) -> None:
         self._stream = stream
         self._device = device
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,10 @@ T = TypeVar("T")
 
 _CHUNK = 64 * 1024
 _JSON = {"Content-Type": "application/json", "Accept": ddi.MEDIA_TYPE}
+
+# RFC 3986 3.3: a path that starts with one slash, in printable ASCII.
+_PATH = re.compile(r"/(?!/)[!-~]*")
+_ACTION = re.compile(r"[0-9A-Za-z_-]{1,64}")  # hawkBit's are numbers; it becomes a part of a path here
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes to do."""
@@ -81,7 +86,8 @@ class UpdateClient:
         """Ask what there is to do.
 
         Raises:
-            DeviceError: No answer, or an error answer.
+            DeviceError: No answer, an error answer, or links that lead nowhere.
+            MessageMalformed: A poll interval that is none.
         """
         message = self._decode(
             self._link.request("GET", self._base, headers={"Accept": ddi.MEDIA_TYPE}).body, ddi.Poll
@@ -89,8 +95,8 @@ class UpdateClient:
         links = message.links
         return Offer(
             sleep=ddi.sleep_seconds(message.config.polling.sleep),
-            deployment=_path(links.deployment_base),
-            config_data=_path(links.config_data),
+            deployment=_path(links.deployment_base) if links.deployment_base else None,
+            config_data=_path(links.config_data) if links.config_data else None,
         )
 
     def tell_attributes(self, path: str, attributes: dict[str, str]) -> None:
@@ -102,12 +108,15 @@ class UpdateClient:
         """Read a deployment.
 
         Raises:
-            PlaneRefused: Not one chunk with one artifact, which is all this device takes.
+            PlaneRefused: Not one chunk with one artifact, which is all this device takes, or an action id
+                that cannot stand in a path.
         """
         message = self._decode(self._link.request("GET", path).body, ddi.DeploymentBase)
         chunks = message.deployment.chunks
         if len(chunks) != 1 or len(chunks[0].artifacts) != 1:
             raise PlaneRefused("the deployment is not one artifact", chunks=len(chunks))
+        if _ACTION.fullmatch(message.id) is None:
+            raise PlaneRefused("the deployment has no usable action id", action=message.id[:80])
         return Task(message.id, chunks[0].version, chunks[0].artifacts[0])
 
     def report(
@@ -166,16 +175,17 @@ class Installer:
             PlaneRefused: The plane does not give it.
         """
         artifact = task.artifact
-        if artifact.size > self._config.settings.slot_size:
-            raise ImageSize("the artifact is larger than a slot", size=artifact.size)
+        if not 0 < artifact.size <= self._config.settings.slot_size:
+            raise ImageSize("the artifact is empty or larger than a slot", size=artifact.size)
         # Named by content, so that a part of one artifact is never taken for a part of another.
-        part = self._folder / f"{_hex_digest(artifact)}.part"
+        announced = _hex_digest(artifact)
+        part = self._folder / f"{announced}.part"
         for stale in self._folder.glob("*.part"):
             if stale != part:
                 stale.unlink()
         self._fetch(link, artifact, part, progress)
         digest = hashlib.sha256(part.read_bytes()).hexdigest()
-        if digest != artifact.hashes.sha256:
+        if digest != announced:
             part.unlink()
             raise DownloadDigest("the artifact is not the announced one", got=digest)
         return part
@@ -184,8 +194,10 @@ class Installer:
         have = part.stat().st_size if part.exists() else 0
         if have == artifact.size:
             return
-        url = artifact.links.download.href
-        with link.download(url, offset=have) as response, part.open("ab") as file:
+        if have > artifact.size:
+            part.unlink()  # the plane announced another size before; resuming would never end
+            have = 0
+        with link.download(_path(artifact.links.download), offset=have) as response, part.open("ab") as file:
             if have and response.status != http.client.PARTIAL_CONTENT:
                 file.truncate(0)  # the plane sent the whole file again
                 have = 0
@@ -246,6 +258,12 @@ def _hex_digest(artifact: ddi.Artifact) -> str:
     return digest
 
 
-def _path(link: ddi.Href | None) -> str | None:
+def _path(link: ddi.Href) -> str:
     """Return a link's path: the host is the one the device is configured for, whatever a link says."""
-    return urlsplit(link.href).path if link else None
+    try:
+        path = urlsplit(link.href).path
+    except ValueError as error:
+        raise PlaneRefused("a link of the plane is not a URL", href=link.href[:80]) from error
+    if _PATH.fullmatch(path) is None:
+        raise PlaneRefused("a link of the plane has no usable path", href=link.href[:80])
+    return path

@@ -44,12 +44,15 @@ def is_dumpable() -> bool:
     return _prctl(_PR_GET_DUMPABLE) != 0
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends (also when it is SIGKILLed).
 
     If the parent is gone already, end at once: the request came too late for the kernel to act on it.
+
+    Args:
+        parent: The process that is the parent, as it told of itself: asking the kernel would not show
+            that it ended while this process was loading its program.
     """
-    parent = os.getppid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

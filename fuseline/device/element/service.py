@@ -87,9 +87,12 @@ class ElementService:
             endpoint = Endpoint(str(request["host"]), int(request["port"]))
             slot = KeySlot(request["slot"])
             server_name = str(request["server_name"])
-            chain, trust = bytes(request["chain"]), bytes(request["trust"])
-        except (KeyError, ValueError, TypeError) as error:
+            chain, trust = request["chain"], request["trust"]
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise ElementRequest("not a relay request") from error
+        if not isinstance(chain, bytes) or not isinstance(trust, bytes):
+            # `bytes(2**40)` would be a terabyte of locked memory.
+            raise ElementRequest("certificates come as byte strings")
         if operation != "relay" or endpoint not in self._dial:
             raise ElementRequest("the relay dials its own plane only", host=endpoint.host, port=endpoint.port)
         self._relays[slot].splice(
@@ -125,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device-pid", type=int, required=True, help="first process of the device")
     parser.add_argument("--dial", type=Endpoint.parse, action="append", default=[], help="host:port")
     options = parser.parse_args(arguments)
-    die_with_parent()
+    die_with_parent(options.device_pid)
     harden()
     try:
         element = VirtualElement.power_on(options.folder)

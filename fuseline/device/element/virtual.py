@@ -195,7 +195,7 @@ class VirtualElement:
         """Serve `SecureElement.record`."""
         if self._boot_closed:
             raise ElementPhase("the boot phase is closed; the record is fixed until power-off")
-        if not isinstance(security_counter, int) or not 0 <= security_counter <= _COUNTER_MAX:
+        if type(security_counter) is not int or not 0 <= security_counter <= _COUNTER_MAX:
             raise ElementRequest("a security counter is an unsigned 32-bit number")
         self._record.append(psa.SoftwareComponent.from_cbor(component))
         self._booted_counter = max(self._booted_counter, security_counter)

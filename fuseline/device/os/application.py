@@ -73,9 +73,15 @@ class Application:
                 raise AppUnhealthy("the application said nothing in time", seconds=seconds)
             part = os.read(self._notify, 4096)
             if not part:
-                raise AppUnhealthy("the application ended", status=self._process.wait(_STOP_GRACE))
+                raise self._fell_silent()
             said += part
         return time.monotonic() - self._started
+
+    def _fell_silent(self) -> AppUnhealthy:
+        try:
+            return AppUnhealthy("the application ended", status=self._process.wait(_STOP_GRACE))
+        except subprocess.TimeoutExpired:
+            return AppUnhealthy("the application lives and will not say that it is well")
 
     @property
     def running(self) -> bool:

@@ -15,12 +15,17 @@ from starlette.responses import FileResponse
 
 from fuseline.errors import (
     BodyTooLarge,
+    CertExpired,
+    CertMissing,
+    CertProfile,
+    CertRevoked,
+    CertUnknown,
     DeviceMismatch,
     FuselineError,
-    IdentityError,
     MediaType,
     MethodNotAllowed,
     NotFound,
+    NotOnManifest,
 )
 from fuseline.formats import ddi, est, psa, rats
 from fuseline.plane.api.peer_certificate import peer_certificate
@@ -35,6 +40,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _MAX_BODY = 64 * 1024  # the largest message here is a PSA token, a few hundred bytes
+# An identity that is not good, or no longer, ends its connection too.
+_ENDS_CONNECTION = (CertMissing, CertExpired, CertRevoked, CertUnknown, CertProfile, NotOnManifest)
 _JSON = (b"content-type", ddi.MEDIA_TYPE.encode())
 
 
@@ -249,8 +256,7 @@ def _certificates(body: bytes) -> Answer:
 
 def _refusal(error: FuselineError) -> Answer:
     headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", MEDIA_TYPE.encode()),)
-    if isinstance(error, IdentityError):
-        # An identity that is no longer good ends its connection too.
+    if isinstance(error, _ENDS_CONNECTION):
         headers += ((b"connection", b"close"),)
     return Answer(status_of(error), problem(error), headers)
 

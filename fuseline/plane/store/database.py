@@ -98,10 +98,12 @@ class Database:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             result = work(Transaction(self._writer))
+            self._writer.execute("COMMIT")
         except BaseException:
-            self._writer.execute("ROLLBACK")
+            # A full disk rolls back by itself; a COMMIT that was refused leaves the transaction open.
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
             raise
-        self._writer.execute("COMMIT")
         return result
 
     async def write(self, work: Callable[[Transaction], T]) -> T:

@@ -1,0 +1,295 @@
+"""The device plane beside its peers: the poll that every device makes, all day.
+
+One plane (one worker) serves a device with a certificate from its registry and an update waiting for it,
+so each poll is identified, looked up for revocation and for its action, and answered with a
+``deploymentBase`` link. Three claims come out of it:
+
+* ``ddi``: over a Unix socket, as behind a TLS-terminating proxy, against goosebit on a Unix socket;
+* ``tls``: over kept mutual TLS 1.3 connections, against uvicorn that only answers, with the same certificates;
+* ``handshake``: with a full mutual TLS handshake for each poll, against the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime as dt
+import hashlib
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from benchmarks.claims import Claim, Goal, or_skipped, say
+from benchmarks.loadgen import ClientTls, Load, Mode, Target
+from benchmarks.measure import Configuration, Running, Skipped, compare, exchange, free_port, serving
+from benchmarks.peers import bare_uvicorn, goosebit
+from benchmarks.peers.bare_uvicorn import ServerTls
+from fuseline.errors import SetupError
+from fuseline.formats import cose, est, manifest, x509profile
+from fuseline.lab.factory import (
+    DOMAIN,
+    FIRST_RELEASE,
+    FLEET,
+    HARDWARE,
+    PLANE_NAME,
+    SECOND_RELEASE,
+    VENDOR,
+    FleetPlan,
+    ensure_fleet,
+)
+from fuseline.lab.operator import OperatorClient
+from fuseline.plane.config import PlaneConfig, read_private_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.claims import Effort
+    from benchmarks.measure import Ratio, Report
+    from fuseline.lab.factory import DevelopmentFleet
+
+DEVICE = f"bench-0001.{DOMAIN}"
+POLL_PATH = f"/{FLEET}/controller/v1/{DEVICE}"
+TICKETS = 1  # as the plane's own context sends; see fuseline.plane.serve.device_tls
+_POLL_SECONDS = 300
+_KEEP_CONNECTIONS = 16
+_HANDSHAKE_CONNECTIONS = 8
+_BACKDATE = dt.timedelta(hours=1)
+
+OURS, BARE = "fuseline", "bare uvicorn, same bytes"
+SHIPPED, TUNED = "goosebit, as shipped", "goosebit on uvloop and httptools"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlane:
+    """A plane that serves, and its one device.
+
+    Attributes:
+        folder: For the logs and sockets of the peers.
+        unix: The poll over the proxy's Unix socket.
+        tls: The same poll over mutual TLS.
+        answer: The bytes that both answer.
+        server: The plane's TLS files, for the peer.
+    """
+
+    folder: Path
+    unix: Running
+    tls: Running
+    answer: bytes
+    server: ServerTls
+
+
+@contextlib.contextmanager
+def bench_plane() -> Iterator[BenchPlane]:
+    """Make a fleet, run its plane, register and enrol a device, and have an update offered to it.
+
+    Raises:
+        SetupError: The plane does not start, or refuses a step.
+    """
+    # Short, because a Unix socket's path has up to 108 bytes (unix(7)).
+    with tempfile.TemporaryDirectory(prefix="fuseline-bench-") as name:
+        folder = Path(name)
+        say("a development fleet for the benchmark")
+        fleet = ensure_fleet(folder / "state", FleetPlan(devices=1, poll_seconds=_POLL_SECONDS), _silent)
+        unix = Target(path=POLL_PATH, unix=folder / "proxy.sock")
+        port = free_port()
+        with serving(_serve(fleet, port, unix), unix, log=folder / "plane.log", note=_NOTE) as running:
+            say("a device with an update waiting")
+            client = _enrolled(fleet, folder, port)
+            certificate = x509.load_pem_x509_certificate(client.certificate.read_bytes())
+            _offer_update(fleet)
+            tls = Target(path=POLL_PATH, port=port, tls=client)
+            answer = _steady_answer(tls)
+            unix = replace(unix, headers=(f"Client-Cert: {_structured(certificate)}",))
+            yield BenchPlane(
+                folder=folder,
+                unix=Running(running.pid, unix, _NOTE, expect=answer),
+                tls=Running(running.pid, tls, _NOTE, expect=answer),
+                answer=answer,
+                server=_server_files(fleet, folder),
+            )
+
+
+_NOTE = "one worker; identity, revocation and action read from SQLite for every poll"
+
+
+def _silent(_what: str) -> None:
+    pass
+
+
+def _serve(fleet: DevelopmentFleet, port: int, proxy: Target) -> Sequence[str]:
+    command = [sys.executable, "-m", "fuseline", "plane", "serve", "--state", str(fleet.state), "--json"]
+    command += ["--device-port", str(port), "--operator-port", "0", "--proxy-socket", str(proxy.unix)]
+    return command
+
+
+def _enrolled(fleet: DevelopmentFleet, folder: Path, port: int) -> ClientTls:
+    """Put a device with a key of ours on a manifest, and enrol it over EST; returns its TLS files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    key_path = folder / "device.key"
+    key_path.touch(mode=0o600)
+    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    idevid = _manufactured(fleet, key)
+    certificate = folder / "idevid.pem"
+    certificate.write_bytes(idevid.public_bytes(Encoding.PEM))
+    tls = ClientTls(certificate, key_path, trust=fleet.plane / "root.pem", server_name=PLANE_NAME)
+    ldevid = folder / "ldevid.pem"
+    ldevid.write_bytes(_enrol(Target(path=POLL_PATH, port=port, tls=tls), key))
+    return replace(tls, certificate=ldevid)
+
+
+def _manufactured(fleet: DevelopmentFleet, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    """Register the device by a manifest that the factory signs; returns its IDevID."""
+    factory_key = read_private_key(fleet.state / "factory/ca.key")
+    idevid = x509profile.issue_device_certificate(
+        name=DEVICE,
+        key=key.public_key(),
+        issuer=x509.load_pem_x509_certificate((fleet.state / "factory/ca.pem").read_bytes()),
+        issuer_key=factory_key,
+        serial=x509.random_serial_number(),
+        not_before=dt.datetime.now(dt.UTC) - _BACKDATE,
+        not_after=x509profile.NO_EXPIRY,
+    )
+    entry = manifest.ManifestEntry(
+        name=DEVICE,
+        idevid_serial=x509profile.serial_text(idevid.serial_number),
+        idevid_key_sha256=hashlib.sha256(x509profile.spki(key.public_key())).hexdigest(),
+        attestation_key=x509profile.spki(ec.generate_private_key(ec.SECP256R1()).public_key()),
+        implementation_id=hashlib.sha256(f"{VENDOR}/{HARDWARE}".encode()).hexdigest(),
+        vendor=VENDOR,
+        hardware=HARDWARE,
+    )
+    body = manifest.encode_entries([entry])
+    operator = OperatorClient.for_plane(PlaneConfig.load(fleet.plane))
+    operator.import_manifest(body, manifest.sign(body, cose.signer_for(factory_key)))
+    return idevid
+
+
+def _enrol(target: Target, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Get an LDevID over EST (RFC 7030 4.2.1); returns it in PEM with its CA, as a device sends it."""
+    anchors = est.decode_certificates(_accepted(target, "GET", est.PREFIX + est.CACERTS))
+    request = est.encode_request(x509profile.build_request(DEVICE, key))
+    header = f"Content-Type: {est.CSR_MEDIA_TYPE}"
+    issued = _accepted(target, "POST", est.PREFIX + est.SIMPLE_ENROLL, request, header)
+    issuers = [ca for ca in anchors if ca.subject != ca.issuer]
+    chain = [*est.decode_certificates(issued), *issuers]
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+
+
+def _offer_update(fleet: DevelopmentFleet) -> None:
+    operator = OperatorClient.for_plane(PlaneConfig.load(fleet.plane))
+    for version in (FIRST_RELEASE, SECOND_RELEASE):
+        operator.publish(fleet.release(version), vendor=VENDOR, hardware=HARDWARE)
+    operator.roll_out(SECOND_RELEASE, vendor=VENDOR, hardware=HARDWARE)
+
+
+def _steady_answer(target: Target) -> bytes:
+    """Bring the device to where every poll is answered alike, and return that answer.
+
+    The first poll marks the action as offered, and the link for ``configData`` goes when it was followed.
+    """
+    _accepted(target, "GET", POLL_PATH)
+    attributes = json.dumps({"mode": "merge", "data": {"board": HARDWARE}}).encode()
+    _accepted(target, "PUT", f"{POLL_PATH}/configData", attributes, "Content-Type: application/json")
+    answer = _accepted(target, "GET", POLL_PATH)
+    if b"deploymentBase" not in answer or b"configData" in answer:
+        raise SetupError("The plane's poll is not the one to measure", body=answer.decode())
+    return answer
+
+
+def _accepted(target: Target, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    answer = exchange(target, method, path=path, body=body, headers=headers)
+    if answer.status != 200:
+        reply = answer.body[:300].decode("latin-1")
+        raise SetupError("The plane refuses the benchmark's device", path=path, status=answer.status, body=reply)
+    return answer.body
+
+
+def _structured(certificate: x509.Certificate) -> str:
+    """Return a certificate as RFC 9440's byte sequence."""
+    return f":{base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()}:"
+
+
+def _server_files(fleet: DevelopmentFleet, folder: Path) -> ServerTls:
+    """Return the plane's own TLS files, its three anchors in one."""
+    anchors = folder / "client-ca.pem"
+    names = ("root.pem", "factory-ca.pem", "operational-ca.pem")
+    anchors.write_bytes(b"".join((fleet.plane / name).read_bytes() for name in names))
+    return ServerTls(fleet.plane / "server.pem", fleet.plane / "server.key", anchors)
+
+
+def ddi(plane: BenchPlane, effort: Effort) -> Claim:
+    """Measure polls over the proxy's Unix socket against goosebit and bare uvicorn."""
+    load = Load(Mode.KEEP, _KEEP_CONNECTIONS, effort.seconds)
+    with contextlib.ExitStack() as stack:
+        bare = stack.enter_context(bare_uvicorn.serving_unix(plane.folder, plane.answer, POLL_PATH))
+        # The same request, so that both parse the same headers.
+        bare = replace(bare, target=replace(bare.target, headers=plane.unix.target.headers))
+        servers: list[tuple[str, Running]] = [(OURS, plane.unix), (BARE, bare)]
+        skipped: list[Skipped] = []
+        for name, kind in ((SHIPPED, goosebit.Stack.SHIPPED), (TUNED, goosebit.Stack.TUNED)):
+            say(f"{name} (installed once, from pinned hashes)")
+            folder = plane.folder / kind.name.lower()
+            folder.mkdir()
+            peer = or_skipped(name, lambda f=folder, k=kind: stack.enter_context(goosebit.serving_unix(f, k)))  # type: ignore[misc]
+            if isinstance(peer, Skipped):
+                skipped.append(peer)
+            else:
+                servers.append((name, peer))
+        report = _compare(servers, load, effort, skipped)
+    shipped, tuned = report.ratio(OURS, SHIPPED), report.ratio(OURS, TUNED)
+    why = skipped[0].reason if skipped else "a row is void"
+    goals = (
+        Goal("polls/s, ours / goosebit as shipped", shipped and shipped.throughput, 20, True, why),
+        Goal("polls/s, ours / goosebit on our event loop", tuned and tuned.throughput, 20, True, why),
+    )
+    ratios = [shipped, tuned, report.ratio(OURS, BARE)]
+    return _claim("ddi", "DDI polls over a Unix socket, kept connections", report, goals, ratios)
+
+
+def tls(plane: BenchPlane, effort: Effort) -> Claim:
+    """Measure polls over kept mutual TLS 1.3 connections against bare uvicorn."""
+    load = Load(Mode.KEEP, _KEEP_CONNECTIONS, effort.seconds)
+    return _against_bare("tls", "DDI polls over mutual TLS 1.3, kept connections", plane, load, effort)
+
+
+def handshake(plane: BenchPlane, effort: Effort) -> Claim:
+    """Measure polls with a full mutual TLS handshake each against bare uvicorn."""
+    load = Load(Mode.HANDSHAKE, _HANDSHAKE_CONNECTIONS, effort.seconds)
+    return _against_bare("handshake", "DDI polls, a full mutual TLS handshake each", plane, load, effort)
+
+
+def _against_bare(name: str, title: str, plane: BenchPlane, load: Load, effort: Effort) -> Claim:
+    client = plane.tls.target.tls
+    assert client is not None
+    with bare_uvicorn.serving_tls(
+        plane.folder, plane.answer, POLL_PATH, server=plane.server, client=client, tickets=TICKETS
+    ) as bare:
+        report = _compare([(OURS, plane.tls), (BARE, bare)], load, effort)
+    ratio = report.ratio(OURS, BARE)
+    goals = (
+        Goal("polls/s, ours / bare uvicorn", ratio and ratio.throughput, 0.5, True, "a row is void"),
+        Goal("server CPU a poll, ours / bare uvicorn", ratio and ratio.cost, 2.0, False, "a row is void"),
+    )
+    return _claim(name, title, report, goals, [ratio])
+
+
+def _compare(
+    servers: Sequence[tuple[str, Running]], load: Load, effort: Effort, skipped: Sequence[Skipped] = ()
+) -> Report:
+    say(f"{effort.rounds} rounds of {effort.seconds:g} s for each of {len(servers)} servers")
+    rows = [Configuration(name, server, load) for name, server in servers]
+    return compare(rows, rounds=effort.rounds, warm_up_seconds=effort.warm_up_seconds, skipped=skipped)
+
+
+def _claim(
+    name: str, title: str, report: Report, goals: tuple[Goal, ...], ratios: Sequence[Ratio | None]
+) -> Claim:
+    data = json.loads(report.as_json([ratio for ratio in ratios if ratio is not None]))
+    return Claim(name, report.table(title), goals, data)
