@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -69,13 +70,7 @@ def serve(
 
     def ready(running: Running) -> None:
         if as_json:
-            print_json(
-                {
-                    "pid": running.pid,
-                    "device_url": running.device_url,
-                    "operator_url": running.operator_url,
-                }
-            )
+            print_json(dataclasses.asdict(running))
             return
         console.print(f"devices    {running.device_url}")
         console.print(f"operators  {running.operator_url}")

@@ -208,7 +208,9 @@ class Plane:
             proxy = self._listen.proxy_socket and stack.enter_context(_bind_unix(self._listen.proxy_socket))
             tls = device_tls(self._config)
             operator_tls = self._listen.operator_tls and _operator_tls(self._listen.operator_tls)
-            worker = _Worker(self._config, keys, token, device, operator, proxy or None, tls, operator_tls)
+            worker = _Worker(
+                os.getpid(), self._config, keys, token, device, operator, proxy or None, tls, operator_tls
+            )
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._on_signal)
             for _ in range(self._listen.workers):
@@ -261,6 +263,7 @@ class Plane:
 class _Worker:
     """What a worker inherits over the fork."""
 
+    parent: int
     config: PlaneConfig
     keys: PlaneKeys
     token: str
@@ -302,7 +305,7 @@ class _Worker:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         presence = asyncio.create_task(_write_presence(ports))
-        watch = asyncio.create_task(_stop_with_parent(os.getppid(), stop))
+        watch = asyncio.create_task(_stop_with_parent(self.parent, stop))
         try:
             await asyncio.gather(*(server.serve(sockets=[sock]) for server, sock in servers))
         finally:

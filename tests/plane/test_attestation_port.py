@@ -6,9 +6,7 @@ import base64
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
-
-from cryptography.hazmat.primitives.asymmetric import ec
+from typing import TYPE_CHECKING
 
 from fuseline.formats import ear, psa
 from fuseline.lab.factory import DevelopmentFleet
@@ -22,7 +20,7 @@ Measured = Callable[[str], psa.SoftwareComponent]
 
 def _result(plane: RunningPlane, reply: Reply) -> ear.AttestationResult:
     assert reply.status == 200, reply.body
-    key = cast("ec.EllipticCurvePublicKey", plane.config.load_keys().verifier_key.public_key())
+    key = plane.config.load_keys().verifier_key.public_key()
     return ear.verify(reply.json()["result"], key)
 
 

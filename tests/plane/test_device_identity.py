@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -19,10 +20,14 @@ from fuseline.formats import cose, est, manifest, rats, x509profile
 from fuseline.lab.factory import DOMAIN, DevelopmentFleet
 from fuseline.lab.softdevice import Channel, Credential, Reply, SoftDevice
 from fuseline.plane.config import read_private_key
+from fuseline.plane.store.database import Database
+from fuseline.plane.store.schema import events
+from fuseline.plane.store.statements import compiled
 
 if TYPE_CHECKING:
     from tests.conftest import RunningPlane
 
+_EVENTS = compiled(sa.select(events))
 NOW = dt.datetime.now(dt.UTC)
 
 
@@ -237,6 +242,10 @@ def test_a_request_with_another_devices_key_is_refused_and_told(plane: RunningPl
     assert victim.ldevid is not None
     assert device.enrol(key=victim.ldevid.key).code == "E_CSR_KEY"
     assert _certificates(plane, device) == 0
+    database = Database(plane.config.database)
+    told = [row["device"] for row in database.all(_EVENTS) if row["kind"] == "registry.duplicate_key"]
+    database.close()
+    assert told == [device.name]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from fuseline.device.element.virtual import VirtualElement
 from fuseline.errors import ElementError, ElementRequest, FormatError, FuselineError
 
 _BACKLOG = 64
+_STRANGERS_TIME = 5.0  # seconds a caller may keep a thread before it has shown who it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,13 @@ class ElementService:
 
     def serve_requests(self, connection: socket.socket) -> None:
         """Answer requests on one connection until the peer closes it."""
-        with connection, contextlib.suppress(ConnectionError):
+        with connection, contextlib.suppress(ConnectionError, TimeoutError):
             try:
                 require_own_device(connection, self._device_pid)
             except ElementError as error:
+                # A close with the request unread would take the refusal from the caller (unix(7)).
+                connection.settimeout(_STRANGERS_TIME)
+                connection.recv(wire.MAX_PACKET)
                 connection.send(wire.encode_refusal(error))
                 return
             while packet := connection.recv(wire.MAX_PACKET):
@@ -73,16 +77,19 @@ class ElementService:
 
     def serve_relay(self, connection: socket.socket) -> None:
         """Dial for the device: one request, then bytes both ways."""
-        with connection, contextlib.suppress(ConnectionError):
+        with connection, contextlib.suppress(ConnectionError, TimeoutError):
             try:
+                connection.settimeout(_STRANGERS_TIME)
+                packet = wire.read_frame(connection)  # first, for the same reason as above
                 require_own_device(connection, self._device_pid)
-                self._splice(connection)
+                connection.settimeout(None)
+                self._splice(connection, packet)
             except (ElementError, FormatError) as error:
                 if error.evidence.get("stage") != "transfer":  # then the stream is the application's
                     connection.sendall(wire.frame(wire.encode_refusal(error)))
 
-    def _splice(self, connection: socket.socket) -> None:
-        operation, request = wire.decode_request(wire.read_frame(connection))
+    def _splice(self, connection: socket.socket, packet: bytes) -> None:
+        operation, request = wire.decode_request(packet)
         try:
             endpoint = Endpoint(str(request["host"]), int(request["port"]))
             slot = KeySlot(request["slot"])

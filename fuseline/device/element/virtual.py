@@ -167,7 +167,7 @@ class VirtualElement:
             secret = path.read_bytes()
             facts = json.loads((folder / PROVISION_FILE).read_text())
             provisioned = Provision(bytes.fromhex(facts["implementation_id"]), int(facts["lifecycle"]))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StateMissing("no provisioned element here", path=str(folder)) from error
         return cls(secret, provisioned, MonotonicCounter(folder / COUNTER_FILE, secret))
 

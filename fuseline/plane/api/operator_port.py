@@ -14,13 +14,20 @@ from litestar import Litestar, Request, Response, get, post
 from litestar.config.response_cache import ResponseCacheConfig
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage
 
 import fuseline
-from fuseline.errors import FuselineError, MessageMalformed, MethodNotAllowed, NotFound, OperatorToken
+from fuseline.errors import (
+    BodyTooLarge,
+    FuselineError,
+    MessageMalformed,
+    MethodNotAllowed,
+    NotFound,
+    OperatorToken,
+)
 from fuseline.plane.api import operator_auth
 from fuseline.plane.api.problem import MEDIA_TYPE, defect, problem, status_of
 from fuseline.plane.api.reports import DeviceReport, Overview, Reporter
@@ -188,7 +195,7 @@ def stream_events(services: Services, request: Request) -> ServerSentEvent:  # t
 
 async def _events(services: Services, state: State, after: int) -> AsyncIterator[ServerSentEventMessage]:
     quiet_since = time.monotonic()
-    yield ServerSentEventMessage(comment="open", retry=1000)
+    yield ServerSentEventMessage(data=None, comment="open", retry=1000)
     while not state.closing:
         for row in services.database.all(_EVENTS_AFTER, after=after):
             after = row["id"]
@@ -202,7 +209,7 @@ async def _events(services: Services, state: State, after: int) -> AsyncIterator
             yield ServerSentEventMessage(id=after, event="change", data=json.dumps(body))
         if time.monotonic() - quiet_since > _KEEPALIVE:
             quiet_since = time.monotonic()
-            yield ServerSentEventMessage(comment="still here")
+            yield ServerSentEventMessage(data=None, comment="still here")
         await asyncio.sleep(_EVENT_PERIOD)
 
 
@@ -220,12 +227,12 @@ def _on_http_error(request: Request, error: HTTPException) -> Response[bytes]:  
             ours: FuselineError = NotFound("no such route", path=path)
         case 405:
             ours = MethodNotAllowed("not with this method", path=path)
-        case 401:
-            ours = OperatorToken(error.detail)
+        case 413:
+            ours = BodyTooLarge("the body is too large", limit=_MAX_BODY)
         case _:
             details: Any = error.extra or error.detail
             ours = MessageMalformed(error.detail, path=path, details=details)
-    return Response(problem(ours), media_type=MEDIA_TYPE, status_code=error.status_code)
+    return Response(problem(ours), media_type=MEDIA_TYPE, status_code=status_of(ours))
 
 
 def _on_defect(request: Request, error: Exception) -> Response[bytes]:  # type: ignore[type-arg]
@@ -258,7 +265,6 @@ def operator_port(services: Services, token: str) -> Litestar:
         state=State({"operator_token": token, "closing": False}),
         exception_handlers={
             FuselineError: _on_error,
-            NotAuthorizedException: _on_http_error,
             HTTPException: _on_http_error,
             Exception: _on_defect,
         },

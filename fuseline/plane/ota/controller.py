@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -42,8 +40,7 @@ _CONFIG = msgspec.json.Decoder(ddi.ConfigData)
 _ENCODE = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Controller:
+class Controller(msgspec.Struct, frozen=True):
     """The device in the conversation, as the certificate names it."""
 
     device_id: int

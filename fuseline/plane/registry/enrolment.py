@@ -87,8 +87,15 @@ class Enrolment:
             not_before=moment - _BACKDATE,
             not_after=min(moment + self._lifetime, self._ca.not_valid_after_utc),
         )
-        # Nobody sees a certificate before the registry has it on the disk.
-        await self._database.write(lambda tx: _store(tx, peer, request, certificate, now, event))
+        try:
+            # Nobody sees a certificate before the registry has it on the disk.
+            await self._database.write(lambda tx: _store(tx, peer, request, certificate, now, event))
+        except CsrKey:
+            key = request.key_sha256.hex()
+            await self._database.write(
+                lambda tx: tx.emit("registry.duplicate_key", now, peer.name, key_sha256=key)
+            )
+            raise
         return est.encode_certificates([certificate])
 
 
@@ -103,7 +110,6 @@ def _store(
     for statement in (_KEY_OWNER, _IDEVID_OWNER):
         owner = tx.one(statement, key=request.key_sha256)
         if owner is not None and owner[0] != peer.device_id:
-            tx.emit("registry.duplicate_key", now, peer.name, key_sha256=request.key_sha256.hex())
             raise CsrKey("another device has this key", device=peer.name)
     der = certificate.public_bytes(Encoding.DER)
     issued = x509profile.parse_device_certificate(der)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -60,8 +60,7 @@ class CertificateKind(enum.StrEnum):
     LDEVID = "ldevid"
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """A device that proved its identity in this connection and is in good standing now."""
 
     device_id: int

@@ -81,17 +81,41 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reader = _connect(path, readonly=True)
+        self._in_snapshot = False
         self._writer = _connect(path, readonly=False)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="fuseline-writer")
 
     def one(self, statement: Statement, **parameters: Any) -> Row | None:
         """Read the first row."""
-        row: Row | None = self._reader.execute(statement.sql, statement.bind(parameters)).fetchone()
+        row: Row | None = self._snapshot().execute(statement.sql, statement.bind(parameters)).fetchone()
         return row
 
     def all(self, statement: Statement, **parameters: Any) -> list[Row]:
         """Read all rows."""
-        return self._reader.execute(statement.sql, statement.bind(parameters)).fetchall()
+        return self._snapshot().execute(statement.sql, statement.bind(parameters)).fetchall()
+
+    def _snapshot(self) -> sqlite3.Connection:
+        """Return the reader, in a read transaction that lasts for this turn of the event loop.
+
+        Taking and dropping the file's read lock is half the price of a small read, so the requests that are
+        served in one turn share it. It is no cache: the loop runs callbacks in the order in which they were
+        scheduled, so whatever is scheduled after the first read, a request that arrives or a write that
+        is acknowledged, runs after the transaction has ended and reads the database as it is then.
+        """
+        if not self._in_snapshot:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                return self._reader  # no loop that would end it: each read stands alone
+            self._reader.execute("BEGIN")
+            self._in_snapshot = True
+            loop.call_soon(self._end_snapshot)
+        return self._reader
+
+    def _end_snapshot(self) -> None:
+        if self._in_snapshot:
+            self._in_snapshot = False
+            self._reader.execute("COMMIT")
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction, in this thread; its exception rolls everything back."""
@@ -113,6 +137,7 @@ class Database:
     def close(self) -> None:
         """Finish what is being written and close."""
         self._thread.shutdown(wait=True)
+        self._end_snapshot()
         for connection in (self._reader, self._writer):
             with contextlib.suppress(sqlite3.Error):
                 connection.close()

@@ -136,7 +136,6 @@ def test_no_operation_returns_a_private_key(folder: Path) -> None:
         "sign ",
         "sign\0",
         "power_on",
-        "ſign",
     ],
 )
 def test_nothing_but_operations_is_served(folder: Path, operation: str) -> None:
