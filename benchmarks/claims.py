@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from benchmarks.measure import Skipped
 from fuseline.errors import FuselineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.table import Table
 
     from benchmarks.measure import Spread
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +121,3 @@ def known_errors() -> Iterator[None]:
     except FuselineError as error:
         console.print(error.diagnostics(), style="red", markup=False)
         sys.exit(2)
-
-
-def or_skipped(name: str, start: Callable[[], T]) -> T | Skipped:
-    """Start a peer; a peer that is not to be had becomes a row that says why."""
-    try:
-        return start()
-    except FuselineError as error:
-        return Skipped(name, error.message)

@@ -5,7 +5,8 @@ so each poll is identified, looked up for revocation and for its action, and ans
 ``deploymentBase`` link. Three claims come out of it:
 
 * ``ddi``: over a Unix socket, as behind a TLS-terminating proxy, against goosebit on a Unix socket;
-* ``tls``: over kept mutual TLS 1.3 connections, against uvicorn that only answers, with the same certificates;
+* ``tls``: over kept mutual TLS 1.3 connections, against uvicorn that only answers, with the
+  same certificates;
 * ``handshake``: with a full mutual TLS handshake for each poll, against the same.
 """
 
@@ -26,7 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from benchmarks.claims import Claim, Goal, or_skipped, say
+from benchmarks.claims import Claim, Goal, say
 from benchmarks.loadgen import ClientTls, Load, Mode, Target
 from benchmarks.measure import Configuration, Running, Skipped, compare, exchange, free_port, serving
 from benchmarks.peers import bare_uvicorn, goosebit
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from benchmarks.claims import Effort
-    from benchmarks.measure import Ratio, Report
+    from benchmarks.measure import Ratio, Report, Spread
     from fuseline.lab.factory import DevelopmentFleet
 
 DEVICE = f"bench-0001.{DOMAIN}"
@@ -61,6 +62,8 @@ _POLL_SECONDS = 300
 _KEEP_CONNECTIONS = 16
 _HANDSHAKE_CONNECTIONS = 8
 _BACKDATE = dt.timedelta(hours=1)
+
+_VOID = "a row is void"
 
 OURS, BARE = "fuseline", "bare uvicorn, same bytes"
 SHIPPED, TUNED = "goosebit, as shipped", "goosebit on uvloop and httptools"
@@ -207,7 +210,9 @@ def _accepted(target: Target, method: str, path: str, body: bytes = b"", *header
     answer = exchange(target, method, path=path, body=body, headers=headers)
     if answer.status != 200:
         reply = answer.body[:300].decode("latin-1")
-        raise SetupError("The plane refuses the benchmark's device", path=path, status=answer.status, body=reply)
+        raise SetupError(
+            "The plane refuses the benchmark's device", path=path, status=answer.status, body=reply
+        )
     return answer.body
 
 
@@ -237,17 +242,16 @@ def ddi(plane: BenchPlane, effort: Effort) -> Claim:
             say(f"{name} (installed once, from pinned hashes)")
             folder = plane.folder / kind.name.lower()
             folder.mkdir()
-            peer = or_skipped(name, lambda f=folder, k=kind: stack.enter_context(goosebit.serving_unix(f, k)))  # type: ignore[misc]
-            if isinstance(peer, Skipped):
-                skipped.append(peer)
-            else:
-                servers.append((name, peer))
+            try:
+                servers.append((name, stack.enter_context(goosebit.serving_unix(folder, kind))))
+            except SetupError as error:
+                skipped.append(Skipped(name, error.message))
         report = _compare(servers, load, effort, skipped)
     shipped, tuned = report.ratio(OURS, SHIPPED), report.ratio(OURS, TUNED)
-    why = skipped[0].reason if skipped else "a row is void"
+    why = skipped[0].reason if skipped else _VOID
     goals = (
-        Goal("polls/s, ours / goosebit as shipped", shipped and shipped.throughput, 20, True, why),
-        Goal("polls/s, ours / goosebit on our event loop", tuned and tuned.throughput, 20, True, why),
+        Goal("polls/s, ours / goosebit as shipped", _throughput(shipped), 20, True, why),
+        Goal("polls/s, ours / goosebit on our event loop", _throughput(tuned), 20, True, why),
     )
     ratios = [shipped, tuned, report.ratio(OURS, BARE)]
     return _claim("ddi", "DDI polls over a Unix socket, kept connections", report, goals, ratios)
@@ -274,10 +278,14 @@ def _against_bare(name: str, title: str, plane: BenchPlane, load: Load, effort: 
         report = _compare([(OURS, plane.tls), (BARE, bare)], load, effort)
     ratio = report.ratio(OURS, BARE)
     goals = (
-        Goal("polls/s, ours / bare uvicorn", ratio and ratio.throughput, 0.5, True, "a row is void"),
-        Goal("server CPU a poll, ours / bare uvicorn", ratio and ratio.cost, 2.0, False, "a row is void"),
+        Goal("polls/s, ours / bare uvicorn", _throughput(ratio), 0.5, True, _VOID),
+        Goal("server CPU a poll, ours / bare uvicorn", ratio.cost if ratio else None, 2.0, False, _VOID),
     )
     return _claim(name, title, report, goals, [ratio])
+
+
+def _throughput(ratio: Ratio | None) -> Spread | None:
+    return ratio.throughput if ratio else None
 
 
 def _compare(

@@ -65,6 +65,7 @@ class Journey:
     def __init__(self, options: JourneyOptions, show: Show) -> None:
         self._options = options
         self._show = show
+        self._began = time.time()
         self._started = time.monotonic()
         self._deadline = self._started + options.timeout
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -143,9 +144,9 @@ class Journey:
             PlaneRefused: The plane refuses a step.
         """
         assert self.operator is not None
-        self._reach("attest", _affirmed)
+        self._reach("attest", self._attested_now)
         self._publish(SECOND_RELEASE)
-        if not all(_on_release(device, SECOND_RELEASE) for device in self.operator.devices()):
+        if not all(device["release"] == SECOND_RELEASE for device in self.operator.devices()):
             started = self.operator.roll_out(SECOND_RELEASE, vendor=VENDOR, hardware=HARDWARE)
             self._tell(
                 "cloud",
@@ -154,10 +155,16 @@ class Journey:
                 release=SECOND_RELEASE,
                 devices=len(started["devices"]),
             )
-        self._reach("update", lambda device: _on_release(device, SECOND_RELEASE))
+        self._reach(
+            "update", lambda device: self._attested_now(device) and device["release"] == SECOND_RELEASE
+        )
         report = self.report()
         self._tell("cloud", "journey.done", devices=len(report["devices"]), seconds=report["seconds"])
         return report
+
+    def _attested_now(self, device: dict[str, Any]) -> bool:
+        """Say whether a device attested in this run: what is on record from before proves nothing now."""
+        return _affirmed(device) and float(device["appraisal"]["at"]) >= self._began
 
     def _reach(self, stage: str, reached: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until the plane has it on record that every device reached a stage."""
@@ -285,10 +292,6 @@ def _boot_stage(event: dict[str, Any]) -> dict[str, Any]:
 
 def _affirmed(device: dict[str, Any]) -> bool:
     return bool(device["appraisal"] and device["appraisal"]["status"] == "affirming")
-
-
-def _on_release(device: dict[str, Any], version: str) -> bool:
-    return _affirmed(device) and device["release"] == version
 
 
 def failure(error: FuselineError, journey: Journey) -> dict[str, Any]:

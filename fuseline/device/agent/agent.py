@@ -15,7 +15,7 @@ from fuseline.device.agent.config import DeviceConfig
 from fuseline.device.agent.enrol import Ldevid
 from fuseline.device.agent.journal import Journal
 from fuseline.device.agent.link import Identity, Line, PlaneLink
-from fuseline.device.agent.update import Installer, Task, UpdateClient
+from fuseline.device.agent.update import Installer, Progress, Task, UpdateClient
 from fuseline.device.element.client import ElementClient
 from fuseline.device.element.interface import KeySlot
 from fuseline.device.firmware.loader import BootDecision
@@ -231,7 +231,7 @@ class Agent:
         self._journal.write("firmware", "update.started", action=task.action, version=task.version)
         client.report(task.action, Execution.PROCEEDING, Finished.NONE, "downloading")
         try:
-            path = self._installer.download(link, task, self._progress)
+            path = self._installer.download(link, task, self._progress())
             image = self._installer.install(
                 path, task, running_slot=self._boot.decision.slot, counter=self._element.counter()
             )
@@ -253,6 +253,14 @@ class Agent:
         link.close()
         return None
 
-    def _progress(self, done: int, size: int) -> None:
-        if done == size:
-            self._journal.write("firmware", "update.downloaded", bytes=size)
+    def _progress(self) -> Progress:
+        """Return what journals one download, and where it was taken up."""
+        start: int | None = None
+
+        def note(done: int, size: int) -> None:
+            nonlocal start
+            start = done if start is None else start
+            if done == size:
+                self._journal.write("firmware", "update.downloaded", bytes=size, resumed_from=start)
+
+        return note

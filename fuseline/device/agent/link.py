@@ -245,7 +245,7 @@ class PlaneLink:
             connection = self._open()
             connection.request(method, path, body=body or None, headers=dict(headers or {}))
             response = connection.getresponse()
-            content = response.read(_MAX_ANSWER)
+            content = _read_whole(response)
             answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
             if response.will_close or not response.isclosed():
                 self.close()
@@ -269,10 +269,18 @@ class PlaneLink:
                 connection.request("GET", path, headers=headers)
                 response = connection.getresponse()
                 if response.status >= 400:
-                    raise _refused(Answer(response.status, {}, response.read(_MAX_ANSWER)), path)
+                    raise _refused(Answer(response.status, {}, _read_whole(response)), path)
                 yield response
         finally:
             self.close()  # what was not read would stand in the next answer's way
+
+
+def _read_whole(response: http.client.HTTPResponse) -> bytes:
+    """Read a body of bounded, announced length; a shorter one raises `http.client.IncompleteRead`."""
+    if response.length is None or response.length > _MAX_ANSWER:
+        raise PlaneRefused("the plane's answer has no or too great a length", length=response.length)
+    # `read(amount)` would take a body that was cut off for a whole one.
+    return response.read()
 
 
 def _refused(answer: Answer, path: str) -> PlaneRefused:

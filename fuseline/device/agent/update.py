@@ -168,6 +168,8 @@ class Installer:
     def download(self, link: PlaneLink, task: Task, progress: Progress) -> Path:
         """Fetch a task's artifact, going on where an earlier attempt stopped; returns the whole file.
 
+        `progress` is told first where this attempt starts.
+
         Raises:
             DownloadTruncated: The line broke; what came is kept for the next attempt.
             DownloadDigest: The whole file is not the announced one; it is thrown away.
@@ -197,6 +199,7 @@ class Installer:
         if have > artifact.size:
             part.unlink()  # the plane announced another size before; resuming would never end
             have = 0
+        progress(have, artifact.size)
         with link.download(_path(artifact.links.download), offset=have) as response, part.open("ab") as file:
             if have and response.status != http.client.PARTIAL_CONTENT:
                 file.truncate(0)  # the plane sent the whole file again

@@ -62,7 +62,7 @@ class Request(msgspec.Struct, frozen=True):
     send: Send
     peer: Peer
     method: str
-    path: tuple[str, ...]
+    path: list[str]
     now: float
 
     def header(self, name: bytes) -> bytes:
@@ -120,7 +120,7 @@ class DevicePort:
             der = peer_certificate(scope, trust_proxy=self._trust_proxy)
             peer = self._services.identifier.identify(der, now)
             self._seen[peer.device_id] = now
-            path = tuple(scope["path"].split("/")[1:])
+            path = scope["path"].split("/")
             answer = await self._route(Request(scope, receive, send, peer, scope["method"], path, now))
         except FuselineError as error:
             answer = _refusal(error)
@@ -144,13 +144,13 @@ class DevicePort:
 
     def _route(self, request: Request) -> Coroutine[Any, Any, Answer | None]:
         match request.path:
-            case (_, "controller", "v1", name, *rest):
-                return self._controller(request, name, tuple(rest))
-            case (".well-known", "est", operation):
+            case ("", _, "controller", "v1", name, *rest):
+                return self._controller(request, name, rest)
+            case ("", ".well-known", "est", operation):
                 return self._est(request, operation)
-            case ("challenge-response", "v1", "newSession"):
+            case ("", "challenge-response", "v1", "newSession"):
                 return self._new_session(request)
-            case ("challenge-response", "v1", "session", session_id):
+            case ("", "challenge-response", "v1", "session", session_id):
                 return self._answer_session(request, session_id)
         raise NotFound("no such route", path=request.scope["path"][:120])
 
@@ -195,7 +195,7 @@ class DevicePort:
 
     # --- hawkBit DDI v1 -----------------------------------------------------------------------------
 
-    async def _controller(self, request: Request, name: str, rest: tuple[str, ...]) -> Answer | None:
+    async def _controller(self, request: Request, name: str, rest: list[str]) -> Answer | None:
         peer = request.peer
         peer.require(CertificateKind.LDEVID)
         if name != peer.name:
@@ -238,7 +238,7 @@ class DevicePort:
 
 def _base(request: Request, name: str) -> str:
     host = request.header(b"host").decode("latin-1")
-    return f"https://{host}/{request.path[0]}/controller/v1/{name}"
+    return f"https://{host}/{request.path[1]}/controller/v1/{name}"
 
 
 def _number(text: str) -> int:

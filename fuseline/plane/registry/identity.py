@@ -39,8 +39,6 @@ _DEVICE_COLUMNS = (
     devices.c.attestation_key,
     devices.c.idevid_serial,
     devices.c.idevid_key_sha256,
-    devices.c.revoked_at,
-    devices.c.revoked_reason,
 )
 _BY_LDEVID = compiled(
     sa.select(*_DEVICE_COLUMNS)
@@ -48,8 +46,13 @@ _BY_LDEVID = compiled(
     .where(certificates.c.fingerprint == sa.bindparam("fingerprint"))
 )
 _BY_NAME = compiled(sa.select(*_DEVICE_COLUMNS).where(devices.c.name == sa.bindparam("name")))
+# What can change about a device, read for every request.
+_STANDING = compiled(
+    sa.select(devices.c.revoked_at, devices.c.revoked_reason).where(devices.c.id == sa.bindparam("id"))
+)
 
-# Parsed certificates kept per worker: a certificate is parsed and its signature checked once.
+# Certificates kept per worker: each is parsed, its signature checked and its device looked up once. Neither
+# changes: what a manifest says of a device stays, and an issued certificate is never taken off the record.
 _CACHE_SIZE = 65_536
 
 
@@ -96,6 +99,7 @@ class Identifier:
         self._parse: Callable[[bytes], tuple[DeviceCertificate, CertificateKind]] = functools.lru_cache(
             _CACHE_SIZE
         )(self._parse_uncached)
+        self._known: Callable[[bytes], Peer] = functools.lru_cache(_CACHE_SIZE)(self._known_uncached)
 
     def identify(self, der: bytes | None, now: float) -> Peer:
         """Identify the device behind a connection.
@@ -117,18 +121,21 @@ class Identifier:
         if der is None:
             raise CertMissing("the connection carries no client certificate")
         # 2.
-        certificate, kind = self._parse(der)
+        certificate, _ = self._parse(der)
         # 3.
         if not certificate.not_before <= now <= certificate.not_after:
             raise CertExpired(
                 "the certificate is not valid now", serial=certificate.serial, not_after=certificate.not_after
             )
         # 4.
-        row = self._ldevid(certificate) if kind is CertificateKind.LDEVID else self._idevid(certificate)
+        peer = self._known(der)
         # 5.
-        if row[8] is not None:
-            raise CertRevoked("the device was revoked", device=row[1], reason=row[9])
-        return Peer(row[0], row[1], row[2], row[3], row[4], row[5], kind, certificate)
+        standing = self._database.one(_STANDING, id=peer.device_id)
+        if standing is None:
+            raise CertUnknown("the registry has no such device any more", device=peer.name)
+        if standing[0] is not None:
+            raise CertRevoked("the device was revoked", device=peer.name, reason=standing[1])
+        return peer
 
     def _parse_uncached(self, der: bytes) -> tuple[DeviceCertificate, CertificateKind]:
         certificate = parse_device_certificate(der)
@@ -140,6 +147,11 @@ class Identifier:
         except (ValueError, TypeError, InvalidSignature) as error:
             raise CertProfile("the certificate is not signed by its CA", serial=certificate.serial) from error
         return certificate, kind
+
+    def _known_uncached(self, der: bytes) -> Peer:
+        certificate, kind = self._parse(der)
+        row = self._ldevid(certificate) if kind is CertificateKind.LDEVID else self._idevid(certificate)
+        return Peer(row[0], row[1], row[2], row[3], row[4], row[5], kind, certificate)
 
     def _ldevid(self, certificate: DeviceCertificate) -> Row:
         row = self._database.one(_BY_LDEVID, fingerprint=certificate.fingerprint)

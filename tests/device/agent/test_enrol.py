@@ -117,13 +117,13 @@ def test_a_certificate_for_our_key_and_name_is_kept(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        lambda key: est.encode_certificates([certificate(OTHER_KEY.public_key())]),
+        lambda _: est.encode_certificates([certificate(OTHER_KEY.public_key())]),
         lambda key: est.encode_certificates([certificate(key, "dev-2.acme.example")]),
         lambda key: est.encode_certificates([server_certificate(key)]),
-        lambda key: est.encode_certificates([CA]),
-        lambda key: b"MA8GCSqGSIb3DQEHAaACBAA=",
-        lambda key: b"",
-        lambda key: b"<html>",
+        lambda _: est.encode_certificates([CA]),
+        lambda _: b"MA8GCSqGSIb3DQEHAaACBAA=",
+        lambda _: b"",
+        lambda _: b"<html>",
     ],
     ids=["other key", "other name", "server's", "CA", "no certificates", "nothing", "no base64"],
 )
