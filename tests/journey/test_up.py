@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +84,33 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-def _start(state: Path, log: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fuseline", "up", "--state", str(state), "--devices", "1"]
-    with log.open("w") as out:
-        return subprocess.Popen(command, stdout=out, stderr=out, text=True)
+@pytest.fixture
+def start_up() -> Iterator[Callable[[Path, Path], subprocess.Popen[str]]]:
+    """Start `fuseline up` without an end; it ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(state: Path, log: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "fuseline", "up", "--state", str(state), "--devices", "1"]
+        with log.open("w") as out:
+            started.append(subprocess.Popen(command, stdout=out, stderr=out, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(20)
+
+
+Start = Callable[[Path, Path], "subprocess.Popen[str]"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_every_child_ends_with_its_parent(
-    tmp_path: Path, wait: Callable[..., Any], number: signal.Signals
+    tmp_path: Path, start_up: Start, wait: Callable[..., Any], number: signal.Signals
 ) -> None:
     state, log = tmp_path / "fleet", tmp_path / "up.log"
-    process = _start(state, log)
+    process = start_up(state, log)
     wait(lambda: "console" in log.read_text(), "the console's address", 60)
     text = log.read_text()
     assert (state / "plane/operator.token").read_text().strip() in text
@@ -110,12 +125,14 @@ def test_every_child_ends_with_its_parent(
     assert not _processes(str(state))
 
 
-def test_a_device_that_dies_ends_the_journey_with_its_name(tmp_path: Path, wait: Callable[..., Any]) -> None:
+def test_a_device_that_dies_ends_the_journey_with_its_name(
+    tmp_path: Path, start_up: Start, wait: Callable[..., Any]
+) -> None:
     state, log = tmp_path / "fleet", tmp_path / "up.log"
-    process = _start(state, log)
+    process = start_up(state, log)
     wait(lambda: "console" in log.read_text(), "the console's address", 60)
     [device] = [
-        pid for pid in _processes("sn-0001") if "device\0run" in Path(f"/proc/{pid}/cmdline").read_text()
+        pid for pid in _processes(str(state)) if "device\0run" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
     os.kill(device, signal.SIGKILL)
     assert process.wait(20) == 1

@@ -91,10 +91,11 @@ def ended(pid: int, seconds: float = 5.0) -> bool:
     return False
 
 
-def ask_raw(path: Path, packet: bytes) -> object:
+def ask_raw(path: Path, packet: bytes, *, after: float = 0.0) -> object:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
+        time.sleep(after)
         connection.send(packet)
         return cbor.decode(connection.recv(wire.MAX_PACKET))
 
@@ -261,7 +262,8 @@ RELAY = {
 )
 def test_a_relay_request_off_the_mark_is_refused(power: ElementPower, change: dict[str, object]) -> None:
     element = power.on()
-    with pytest.raises(ElementRequest):
+    # A stream that just ends is an ElementRequest too; this one is answered.
+    with pytest.raises(ElementRequest, match=r"relay|byte strings"):
         wire.decode_answer(ask_relay(power.relay_path, **(RELAY | change)))
     assert element.counter() == 0
     element.close()
@@ -274,7 +276,7 @@ def test_a_process_of_another_device_is_refused(tmp_path: Path) -> None:
     with other_device(tmp_path / "victim") as (_, _, requests, relay):
         for operation in ("counter", "attestation_key", "close_boot"):
             with pytest.raises(ElementPeer):
-                wire.decode_answer(cbor.encode(ask_raw(requests, wire.encode_request(operation))))
+                wire.decode_answer(cbor.encode(ask_raw(requests, wire.encode_request(operation), after=0.1)))
         stranger = ElementClient(requests)
         with pytest.raises(ElementPeer):
             stranger.sign(KeySlot.IDEVID, DIGEST)
