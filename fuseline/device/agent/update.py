@@ -30,6 +30,7 @@ from fuseline.formats.mcuboot import VerifiedImage, verify_image
 
 T = TypeVar("T")
 
+_MIN_SLEEP = 1  # seconds; a plane that says 00:00:00 must not make a fleet hammer it
 _CHUNK = 64 * 1024
 _JSON = {"Content-Type": "application/json", "Accept": ddi.MEDIA_TYPE}
 
@@ -94,7 +95,7 @@ class UpdateClient:
         )
         links = message.links
         return Offer(
-            sleep=ddi.sleep_seconds(message.config.polling.sleep),
+            sleep=max(_MIN_SLEEP, ddi.sleep_seconds(message.config.polling.sleep)),
             deployment=_path(links.deployment_base) if links.deployment_base else None,
             config_data=_path(links.config_data) if links.config_data else None,
         )

@@ -6,15 +6,19 @@ change them. It says that it is well over a pipe, in systemd's words (`READY=1`)
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import IO
 
+from fuseline.device.element.hardening import die_with_parent
 from fuseline.errors import AppUnhealthy
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -52,6 +56,9 @@ class Application:
                     cwd=folder,
                     env={"NOTIFY_FD": str(notify_write), "PATH": "/usr/bin:/bin"},
                     pass_fds=(image, notify_write),
+                    # A group of its own, so that a stop reaches what the application started too.
+                    start_new_session=True,
+                    preexec_fn=functools.partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - no threads yet
                 )
         finally:
             os.close(notify_write)
@@ -84,19 +91,27 @@ class Application:
             return AppUnhealthy("the application lives and will not say that it is well")
 
     @property
+    def pid(self) -> int:
+        """The application's process."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether the process lives."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End the process, kindly and then not."""
+        """End the application and what it started, kindly and then not."""
         os.close(self._notify)
-        self._process.terminate()
-        try:
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 def _sealed(payload: bytes) -> int:

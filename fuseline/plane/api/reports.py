@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections import Counter
 
@@ -136,7 +137,7 @@ class Reporter:
         if issued:
             facts: dict[str, str | int | float | None] = {
                 "ldevid_serial": issued[-1].serial,
-                "not_after": issued[-1].not_after,
+                "not_after": dt.datetime.fromtimestamp(issued[-1].not_after, dt.UTC).isoformat(),
                 "certificates": len(issued),
             }
             stages.append(StageReport("enrolled", issued[0].issued_at, facts))

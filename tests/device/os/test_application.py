@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,3 +188,54 @@ def test_output_is_kept_between_lives_up_to_a_limit(tmp_path: Path) -> None:
     with started("print('life', flush=True)\n" + READY + SLEEP, tmp_path) as app:
         app.wait_ready(10)
     assert log(tmp_path) == "life\n"
+
+
+# Starts a child of its own, in a session that a plain stop of the application would not reach.
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+os.write(int(os.environ["NOTIFY_FD"]), b"READY=1\\n")
+child.wait()
+"""
+
+
+def _gone(pid: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_stop_reaches_what_the_application_started(tmp_path: Path) -> None:
+    with started(PARENT, tmp_path) as application:
+        application.wait_ready(10)
+        child = int(log(tmp_path).split()[0])
+        assert not _gone(child, 0.1)
+    assert _gone(child)
+
+
+def test_an_application_ends_with_its_device_even_if_that_is_killed(tmp_path: Path) -> None:
+    device = (
+        "import sys, time; from pathlib import Path\n"
+        "from fuseline.device.os.application import Application\n"
+        "from fuseline.lab.releases import build_payload\n"
+        "running = Application.start(build_payload('1.0.0'), Path(sys.argv[1]))\n"
+        "running.wait_ready(10)\n"
+        "print(running.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", device, str(tmp_path / "app")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    application = int(process.stdout.readline())
+    assert not _gone(application, 0.1)
+    process.kill()
+    process.communicate()
+    assert _gone(application)

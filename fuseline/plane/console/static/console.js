@@ -167,7 +167,7 @@ class PlaneError extends Error {
 async function planeError(response) {
   const coded = (response.headers.get("content-type") ?? "").includes("json");
   const body = coded ? await response.json() : {};
-  const what = body.code ? `${body.code}: ${body.message}` : `The plane answered ${response.status}.`;
+  const what = body.code ? `${body.code}: ${body.detail}` : `The plane answered ${response.status}.`;
   return new PlaneError(response.status, body.hint ? `${what.replace(/\.$/, "")}. ${body.hint}` : what);
 }
 
