@@ -14,7 +14,6 @@ from pathlib import Path
 
 from fuseline.cli.output import DEFAULT_STATE, AsJson, State, print_json, print_table
 from fuseline.device.element import provider
-from fuseline.device.element.hardening import is_dumpable
 from fuseline.errors import FuselineError
 from fuseline.lab.factory import open_fleet
 from fuseline.lab.releases import imgtool
@@ -54,7 +53,6 @@ def _machine() -> Iterator[Finding]:
     yield Finding("Python", *_when(sys.version_info >= (3, 11), version, "install Python 3.11 or later"))
     yield _asked("element key in TLS", _key_provider, failing="note")
     yield _asked("imgtool", lambda: str(imgtool()), failing="fail")
-    yield Finding("core dumps of elements", "ok", f"forbidden (this process: dumpable {is_dumpable()})")
     chromium = shutil.which("chromium")
     yield Finding(
         "Chromium (browser test)",
@@ -94,7 +92,7 @@ def _state(folder: Path) -> Iterator[Finding]:
     yield _asked("plane keys", lambda: f"{len(config.load_keys().release_keys)} release key(s) trusted")
     yield _asked("plane TLS", lambda: _plane_tls(config))
     yield _schema(config)
-    yield _asked("plane running", lambda: _alive(Running.of(config)), failing="note")
+    yield _running(config)
 
 
 def _schema(config: PlaneConfig) -> Finding:
@@ -107,12 +105,13 @@ def _schema(config: PlaneConfig) -> Finding:
     )
 
 
-def _alive(running: Running) -> str:
+def _running(config: PlaneConfig) -> Finding:
     try:
+        running = Running.of(config)
         os.kill(running.pid, 0)
-    except OSError:
-        return f"no: process {running.pid} is gone and left its mark; the next start clears it"
-    return f"process {running.pid}, {running.operator_url}"
+    except (FuselineError, ProcessLookupError):
+        return Finding("plane running", "note", "no", "fuseline up, or fuseline plane serve")
+    return Finding("plane running", "ok", f"process {running.pid}, {running.operator_url}")
 
 
 def _when(good: bool, found: str, advice: str) -> tuple[str, str, str]:

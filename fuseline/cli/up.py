@@ -35,6 +35,7 @@ _SHOWN = (
     "counter",
     "slot",
     "ldevid_serial",
+    "tls",
     "digest",
     "measured",
     "explanation",

@@ -158,7 +158,11 @@ class Agent:
             self._drop_link()
             current = est_client.enrol(self._config, self._line)
             self._journal.write(
-                "application", "enrolled", ldevid_serial=current.serial, not_after=current.not_after
+                "application",
+                "enrolled",
+                ldevid_serial=current.serial,
+                not_after=current.not_after,
+                tls=self._line.mode.value,
             )
         elif self._link is not None and current.due(now):
             current = est_client.renew(self._config, self._line, self._link, current)
