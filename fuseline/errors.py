@@ -531,6 +531,13 @@ class StateMissing(SetupError):
     hint = "`fuseline up` or `fuseline factory init` makes a development fleet."
 
 
+class StateMismatch(SetupError):
+    """The state folder was made with other settings than are asked for now."""
+
+    code = "E_STATE_MISMATCH"
+    hint = "Leave the option away to go on with this fleet, or use another --state folder."
+
+
 class StatePermissions(SetupError):
     """A secret is readable by others."""
 

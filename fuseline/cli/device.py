@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from fuseline.cli.output import DEFAULT_STATE, AsJson, Parent, State, console, print_json, print_table
+from fuseline.cli.output import (
+    DEFAULT_STATE,
+    AsJson,
+    Parent,
+    State,
+    TlsChoice,
+    console,
+    print_json,
+    print_table,
+)
 from fuseline.lab.factory import open_fleet
 
 app = App(name="device", help="Run devices of a development fleet, and see and revoke devices of a plane.")
@@ -22,7 +31,7 @@ def run(
     *,
     plane: str,
     state: State = DEFAULT_STATE,
-    tls: str = "auto",
+    tls: TlsChoice = "auto",
     as_json: AsJson = False,
     parent: Parent = 0,
 ) -> None:
@@ -32,7 +41,7 @@ def run(
         name: The device's dNSName.
         plane: The plane's device port, https://HOST:PORT.
         state: Folder that keeps the fleet.
-        tls: How TLS uses the element's key: auto, provider or relay.
+        tls: How TLS uses the element's key.
         as_json: Print JSON lines.
         parent: Process to end with.
     """

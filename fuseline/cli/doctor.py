@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fuseline.cli.output import DEFAULT_STATE, AsJson, State, print_json, print_table
 from fuseline.device.element import provider
-from fuseline.errors import FuselineError
+from fuseline.errors import FuselineError, SchemaVersion
 from fuseline.lab.factory import open_fleet
 from fuseline.lab.releases import imgtool
 from fuseline.plane.config import PlaneConfig
@@ -98,7 +98,10 @@ def _state(folder: Path) -> Iterator[Finding]:
 def _schema(config: PlaneConfig) -> Finding:
     if not config.database.exists():
         return Finding("database", "note", "not made yet", "the plane makes it when it starts")
-    revision = migrate.current(config.database)
+    try:
+        revision = migrate.current(config.database)
+    except SchemaVersion as error:
+        return Finding("database", "fail", error.message, error.hint)
     return Finding(
         "database",
         *_when(revision == migrate.head(), f"revision {revision}", "fuseline plane migrate"),

@@ -17,7 +17,9 @@ app = App(name="factory", help="Make development fleets.")
 def init(
     *,
     state: State = DEFAULT_STATE,
-    devices: Annotated[int, Parameter(validator=Number(gte=1, lte=200), help="Devices to make.")] = 3,
+    devices: Annotated[
+        int | None, Parameter(validator=Number(gte=1, lte=200), help="Devices to make; 3 unless told.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a development fleet: authorities, release keys, releases, devices and their manifest."""

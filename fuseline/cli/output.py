@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -17,6 +17,7 @@ from fuseline.errors import FuselineError
 
 DEFAULT_STATE = Path("state")
 State = Annotated[Path, Parameter(name="--state", help="Folder that keeps the fleet.")]
+TlsChoice = Literal["auto", "provider", "relay"]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document.")]
 Parent = Annotated[int, Parameter(name="--parent", show=False)]
 """Process to end with; 0 for none. The lab passes its own, so that its children never outlive it."""

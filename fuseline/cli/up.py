@@ -11,7 +11,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.markup import escape
 
-from fuseline.cli.output import DEFAULT_STATE, AsJson, State, console, errors, fail, print_json
+from fuseline.cli.output import DEFAULT_STATE, AsJson, State, TlsChoice, console, errors, fail, print_json
 from fuseline.errors import FuselineError
 from fuseline.lab.factory import FleetPlan
 from fuseline.lab.journey import Journey, JourneyOptions, failure
@@ -58,9 +58,11 @@ def up(
         bool, Parameter(negative="", help="End once every device attests the new release.")
     ] = False,
     as_json: AsJson = False,
-    devices: Annotated[int, Parameter(validator=Number(gte=1, lte=200), help="Devices to make.")] = 3,
+    devices: Annotated[
+        int | None, Parameter(validator=Number(gte=1, lte=200), help="Devices to make; 3 unless told.")
+    ] = None,
     timeout: Annotated[float, Parameter(validator=Number(gt=0), help="Seconds for the journey.")] = 120.0,
-    tls: Annotated[str, Parameter(help="Element key in TLS: auto, provider or relay.")] = "auto",
+    tls: Annotated[TlsChoice, Parameter(help="How TLS uses the element's key.")] = "auto",
     device_port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
     operator_port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 0,
 ) -> int:

@@ -42,7 +42,7 @@ from fuseline.device.element import virtual
 from fuseline.device.element.client import ElementKey, ElementPower
 from fuseline.device.element.interface import KeySlot
 from fuseline.device.firmware.slots import SlotStore
-from fuseline.errors import StateMissing
+from fuseline.errors import StateMismatch, StateMissing
 from fuseline.formats import cose, manifest, x509profile
 from fuseline.lab.releases import ReleaseSpec, build_payload, sign_release
 from fuseline.plane.config import Settings
@@ -52,6 +52,7 @@ VENDOR, HARDWARE = "fuseline.test", "linux-gateway"
 PLANE_NAME = "plane.fuseline.test"  # outside the devices' domain: no device CA can issue it
 SLOT_SIZE = 256 * 1024
 FIRST_RELEASE, SECOND_RELEASE = "1.0.0", "2.0.0"
+_DEVICES = 3
 _CA_LIFETIME = dt.timedelta(days=3650)
 _SERVER_LIFETIME = dt.timedelta(days=365)
 _BACKDATE = dt.timedelta(hours=1)
@@ -113,7 +114,7 @@ class FleetPlan:
     """What to make.
 
     Attributes:
-        devices: How many.
+        devices: How many; None for as many as there are, three in a new fleet.
         ldevid_seconds: Lifetime of operational certificates.
         poll_seconds: Poll interval the plane asks for.
         attest_seconds: How often devices attest unasked.
@@ -121,7 +122,7 @@ class FleetPlan:
         trial_seconds: How long a new image may take to reach its plane.
     """
 
-    devices: int = 3
+    devices: int | None = None
     ldevid_seconds: int = 86_400
     poll_seconds: int = 1
     attest_seconds: float = 10.0
@@ -148,10 +149,18 @@ def ensure_fleet(state: Path, plan: FleetPlan, progress: Progress) -> Developmen
 
     Raises:
         StateMissing: The folder has something else in it.
+        StateMismatch: The fleet in it has another number of devices.
         ToolMissing: imgtool is not installed.
     """
     if (state / "DEVELOPMENT").is_file():
-        return DevelopmentFleet(state)
+        fleet = DevelopmentFleet(state)
+        if plan.devices not in (None, len(fleet.device_names)):
+            raise StateMismatch(
+                "the fleet in this folder has another number of devices",
+                devices=len(fleet.device_names),
+                asked=plan.devices,
+            )
+        return fleet
     if state.exists() and any(state.iterdir()):
         raise StateMissing("the folder is not empty and holds no fleet", path=str(state))
     making = state.with_name(f"{state.name}.making")
@@ -190,7 +199,7 @@ class _Factory:
         self._progress("the plane's server certificate, verifier key and operator token")
         self._plane(root, factory, release_key)
         entries = []
-        for number in range(1, self._plan.devices + 1):
+        for number in range(1, (self._plan.devices or _DEVICES) + 1):
             name = f"sn-{number:04}.{DOMAIN}"
             self._progress(f"device {name}: secure element, IDevID, release {FIRST_RELEASE} in slot 0")
             entries.append(self._device(name, root, factory, release_key, first))

@@ -54,7 +54,13 @@ async def login(request: Request) -> Response[None]:  # type: ignore[type-arg]
     if not hmac.compare_digest(str(form.get("token", "")).strip().encode(), token.encode()):
         return Redirect("/console/login?failed=1", status_code=_SEE_OTHER)
     cookie = Cookie(
-        key=COOKIE, value=session_value(token), httponly=True, samesite="strict", path="/", max_age=86_400
+        key=COOKIE,
+        value=session_value(token),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+        path="/",
+        max_age=86_400,
     )
     return Redirect("/", status_code=_SEE_OTHER, cookies=[cookie])
 

@@ -20,7 +20,7 @@ from fuseline.formats.measurement import measure_image
 from fuseline.formats.psa import SoftwareComponent
 from fuseline.plane.store.database import Database, Row, Transaction
 from fuseline.plane.store.schema import releases
-from fuseline.plane.store.statements import compiled
+from fuseline.plane.store.statements import compiled, insertion
 
 _COLUMNS = (
     "vendor",
@@ -35,9 +35,7 @@ _COLUMNS = (
     "md5",
     "published_at",
 )
-_INSERT = compiled(
-    sa.insert(releases).values({name: sa.bindparam(name) for name in _COLUMNS}).returning(releases.c.id)
-)
+_INSERT = insertion(releases, *_COLUMNS, returning="id")
 _BY_VERSION = compiled(
     sa.select(releases)
     .where(releases.c.vendor == sa.bindparam("vendor"))

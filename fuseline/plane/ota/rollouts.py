@@ -13,7 +13,7 @@ from fuseline.plane.ota.releases import Release
 from fuseline.plane.ota.states import DEPLOYABLE, OPEN, ActionInput, ActionState, next_state
 from fuseline.plane.store.database import Database, Row, Transaction
 from fuseline.plane.store.schema import actions, feedback, rollouts
-from fuseline.plane.store.statements import compiled
+from fuseline.plane.store.statements import compiled, insertion
 
 # A client says that it fell back by this word in its details; our agent writes it, others may.
 REVERTED_DETAIL = "reverted"
@@ -38,26 +38,9 @@ _FOR_RELEASE = compiled(
     .where(actions.c.release_id == sa.bindparam("release_id"))
     .limit(1)
 )
-_INSERT_ROLLOUT = compiled(
-    sa.insert(rollouts)
-    .values(release_id=sa.bindparam("release_id"), created_at=sa.bindparam("created_at"))
-    .returning(rollouts.c.id)
-)
-_INSERT_ACTION = compiled(
-    sa.insert(actions).values(
-        {
-            name: sa.bindparam(name)
-            for name in (
-                "device_id",
-                "rollout_id",
-                "release_id",
-                "state",
-                "open",
-                "created_at",
-                "updated_at",
-            )
-        }
-    )
+_INSERT_ROLLOUT = insertion(rollouts, "release_id", "created_at", returning="id")
+_INSERT_ACTION = insertion(
+    actions, "device_id", "rollout_id", "release_id", "state", "open", "created_at", "updated_at"
 )
 _UPDATE = compiled(
     sa.update(actions)
@@ -70,11 +53,7 @@ _UPDATE = compiled(
         appraisal_id=sa.bindparam("new_appraisal_id"),
     )
 )
-_INSERT_FEEDBACK = compiled(
-    sa.insert(feedback).values(
-        {name: sa.bindparam(name) for name in ("action_id", "at", "execution", "finished", "details")}
-    )
-)
+_INSERT_FEEDBACK = insertion(feedback, "action_id", "at", "execution", "finished", "details")
 _latest_ids = sa.select(sa.func.max(actions.c.id)).group_by(actions.c.device_id)
 _LATEST = compiled(sa.select(actions).where(actions.c.id.in_(_latest_ids)))
 _OF_DEVICE = compiled(

@@ -17,24 +17,18 @@ from fuseline.errors import ManifestMalformed, NotFound
 from fuseline.formats import manifest, x509profile
 from fuseline.plane.store.database import Database, Row, Transaction
 from fuseline.plane.store.schema import certificates, devices, presence
-from fuseline.plane.store.statements import compiled
+from fuseline.plane.store.statements import compiled, insertion
 
-_INSERT = compiled(
-    sa.insert(devices).values(
-        {
-            name: sa.bindparam(name)
-            for name in (
-                "name",
-                "vendor",
-                "hardware",
-                "implementation_id",
-                "idevid_serial",
-                "idevid_key_sha256",
-                "attestation_key",
-                "manufactured_at",
-            )
-        }
-    )
+_INSERT = insertion(
+    devices,
+    "name",
+    "vendor",
+    "hardware",
+    "implementation_id",
+    "idevid_serial",
+    "idevid_key_sha256",
+    "attestation_key",
+    "manufactured_at",
 )
 _BY_NAME = compiled(sa.select(devices).where(devices.c.name == sa.bindparam("name")))
 _LIST = compiled(

@@ -14,7 +14,7 @@ from fuseline.formats import est, x509profile
 from fuseline.plane.registry.identity import CertificateKind, Peer
 from fuseline.plane.store.database import Database, Transaction
 from fuseline.plane.store.schema import certificates, devices
-from fuseline.plane.store.statements import compiled
+from fuseline.plane.store.statements import compiled, insertion
 
 # Clocks of devices run slow; a certificate that starts in their future locks them out.
 _BACKDATE = dt.timedelta(minutes=5)
@@ -23,22 +23,16 @@ _KEY_OWNER = compiled(
     sa.select(certificates.c.device_id).where(certificates.c.key_sha256 == sa.bindparam("key")).limit(1)
 )
 _IDEVID_OWNER = compiled(sa.select(devices.c.id).where(devices.c.idevid_key_sha256 == sa.bindparam("key")))
-_INSERT = compiled(
-    sa.insert(certificates).values(
-        {
-            name: sa.bindparam(name)
-            for name in (
-                "fingerprint",
-                "device_id",
-                "serial",
-                "key_sha256",
-                "not_before",
-                "not_after",
-                "issued_at",
-                "der",
-            )
-        }
-    )
+_INSERT = insertion(
+    certificates,
+    "fingerprint",
+    "device_id",
+    "serial",
+    "key_sha256",
+    "not_before",
+    "not_after",
+    "issued_at",
+    "der",
 )
 
 

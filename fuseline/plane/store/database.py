@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
-
 from fuseline.plane.store import schema
-from fuseline.plane.store.statements import Statement, compiled
+from fuseline.plane.store.statements import Statement, insertion
 
 Row = sqlite3.Row
 T = TypeVar("T")
@@ -26,9 +24,7 @@ T = TypeVar("T")
 _BUSY_TIMEOUT = 10.0  # seconds a writer waits for another worker's transaction
 _PAGE_CACHE_KIB = 65_536
 
-_INSERT_EVENT = compiled(
-    sa.insert(schema.events).values({name: sa.bindparam(name) for name in ("at", "kind", "device", "data")})
-)
+_INSERT_EVENT = insertion(schema.events, "at", "kind", "device", "data")
 
 
 def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:

@@ -32,11 +32,17 @@ def head() -> str:
 
 
 def current(path: Path) -> str | None:
-    """Return a database's revision; None for a new one."""
+    """Return a database's revision; None for a new one.
+
+    Raises:
+        SchemaVersion: It is not a database.
+    """
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
+    except sa.exc.DatabaseError as error:
+        raise SchemaVersion("this is not a database", path=str(path)) from error
     finally:
         engine.dispose()
 

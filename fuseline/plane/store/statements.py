@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
@@ -25,6 +26,18 @@ class Statement:
     def bind(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Join constants and parameters."""
         return {**self.constants, **parameters} if self.constants else parameters
+
+
+def insertion(table: sa.Table, *columns: str, returning: str | None = None) -> Statement:
+    """Compile an INSERT of named columns, each a parameter of its own name.
+
+    Args:
+        table: Where to.
+        columns: The columns to fill.
+        returning: A column of the new row to give back.
+    """
+    statement = sa.insert(table).values({name: sa.bindparam(name) for name in columns})
+    return compiled(statement.returning(table.c[returning]) if returning else statement)
 
 
 def compiled(clause: ClauseElement) -> Statement:

@@ -21,7 +21,7 @@ from fuseline.errors import EvidenceError, FormatError, NonceInvalid, NonceSpent
 from fuseline.formats import cose, ear, psa, rats, x509profile
 from fuseline.plane.store.database import Database, Row, Transaction
 from fuseline.plane.store.schema import appraisals, floors, reference_values, spent_nonces
-from fuseline.plane.store.statements import compiled
+from fuseline.plane.store.statements import compiled, insertion
 from fuseline.plane.verifier import nonces
 from fuseline.plane.verifier.appraisal import (
     POLICY_ID,
@@ -39,26 +39,18 @@ _REFERENCES = compiled(
     .where(reference_values.c.implementation_id == sa.bindparam("implementation_id"))
     .order_by(reference_values.c.release_id)
 )
-_INSERT_REFERENCE = compiled(
-    sa.insert(reference_values).values(
-        {
-            name: sa.bindparam(name)
-            for name in (
-                "release_id",
-                "release_version",
-                "security_counter",
-                "implementation_id",
-                "measurement_type",
-                "measurement_value",
-                "version",
-                "signer_id",
-            )
-        }
-    )
+_INSERT_REFERENCE = insertion(
+    reference_values,
+    "release_id",
+    "release_version",
+    "security_counter",
+    "implementation_id",
+    "measurement_type",
+    "measurement_value",
+    "version",
+    "signer_id",
 )
-_SPEND = compiled(
-    sa.insert(spent_nonces).values(nonce=sa.bindparam("nonce"), expires=sa.bindparam("expires"))
-)
+_SPEND = insertion(spent_nonces, "nonce", "expires")
 _FORGET = compiled(sa.delete(spent_nonces).where(spent_nonces.c.expires < sa.bindparam("now")))
 _FLOOR = compiled(sa.select(floors.c.security_counter).where(floors.c.device_id == sa.bindparam("device_id")))
 _raise = upsert(floors).values(
@@ -70,25 +62,18 @@ _RAISE_FLOOR = compiled(
         set_={"security_counter": sa.func.max(floors.c.security_counter, _raise.excluded.security_counter)},
     )
 )
-_RECORD = compiled(
-    sa.insert(appraisals)
-    .values(
-        {
-            name: sa.bindparam(name)
-            for name in (
-                "device_id",
-                "at",
-                "status",
-                "reason",
-                "release_id",
-                "release_version",
-                "measured",
-                "evidence",
-                "result",
-            )
-        }
-    )
-    .returning(appraisals.c.id)
+_RECORD = insertion(
+    appraisals,
+    "device_id",
+    "at",
+    "status",
+    "reason",
+    "release_id",
+    "release_version",
+    "measured",
+    "evidence",
+    "result",
+    returning="id",
 )
 _latest_ids = sa.select(sa.func.max(appraisals.c.id)).group_by(appraisals.c.device_id)
 _LATEST = compiled(sa.select(appraisals).where(appraisals.c.id.in_(_latest_ids)))
