@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime as dt
-import hashlib
 import json
 import sys
 import tempfile
@@ -24,16 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks.claims import Claim, Goal, say
 from benchmarks.loadgen import ClientTls, Load, Mode, Target
-from benchmarks.measure import Configuration, Running, Skipped, compare, exchange, free_port, serving
+from benchmarks.measure import Configuration, Running, Skipped, compare, free_port, serving
 from benchmarks.peers import bare_uvicorn, goosebit
 from benchmarks.peers.bare_uvicorn import ServerTls
 from fuseline.errors import SetupError
-from fuseline.formats import cose, est, manifest, x509profile
 from fuseline.lab.factory import (
     DOMAIN,
     FIRST_RELEASE,
@@ -46,7 +42,8 @@ from fuseline.lab.factory import (
     ensure_fleet,
 )
 from fuseline.lab.operator import OperatorClient
-from fuseline.plane.config import PlaneConfig, read_private_key
+from fuseline.lab.softdevice import Reply, SoftDevice
+from fuseline.plane.config import PlaneConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,7 +58,6 @@ TICKETS = 1  # as the plane's own context sends; see fuseline.plane.serve.device
 _POLL_SECONDS = 300
 _KEEP_CONNECTIONS = 16
 _HANDSHAKE_CONNECTIONS = 8
-_BACKDATE = dt.timedelta(hours=1)
 
 _VOID = "a row is void"
 
@@ -104,11 +100,12 @@ def bench_plane() -> Iterator[BenchPlane]:
         port = free_port()
         with serving(_serve(fleet, port, unix), unix, log=folder / "plane.log", note=_NOTE) as running:
             say("a device with an update waiting")
-            client = _enrolled(fleet, folder, port)
+            device = _enrolled(fleet, port)
+            client = _client_files(device, fleet, folder)
             certificate = x509.load_pem_x509_certificate(client.certificate.read_bytes())
             _offer_update(fleet)
             tls = Target(path=POLL_PATH, port=port, tls=client)
-            answer = _steady_answer(tls)
+            answer = _steady_answer(device)
             unix = replace(unix, headers=(f"Client-Cert: {_structured(certificate)}",))
             yield BenchPlane(
                 folder=folder,
@@ -132,57 +129,22 @@ def _serve(fleet: DevelopmentFleet, port: int, proxy: Target) -> Sequence[str]:
     return command
 
 
-def _enrolled(fleet: DevelopmentFleet, folder: Path, port: int) -> ClientTls:
-    """Put a device with a key of ours on a manifest, and enrol it over EST; returns its TLS files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    key_path = folder / "device.key"
-    key_path.touch(mode=0o600)
-    key_path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    idevid = _manufactured(fleet, key)
-    certificate = folder / "idevid.pem"
-    certificate.write_bytes(idevid.public_bytes(Encoding.PEM))
-    tls = ClientTls(certificate, key_path, trust=fleet.plane / "root.pem", server_name=PLANE_NAME)
-    ldevid = folder / "ldevid.pem"
-    ldevid.write_bytes(_enrol(Target(path=POLL_PATH, port=port, tls=tls), key))
-    return replace(tls, certificate=ldevid)
-
-
-def _manufactured(fleet: DevelopmentFleet, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    """Register the device by a manifest that the factory signs; returns its IDevID."""
-    factory_key = read_private_key(fleet.state / "factory/ca.key")
-    idevid = x509profile.issue_device_certificate(
-        name=DEVICE,
-        key=key.public_key(),
-        issuer=x509.load_pem_x509_certificate((fleet.state / "factory/ca.pem").read_bytes()),
-        issuer_key=factory_key,
-        serial=x509.random_serial_number(),
-        not_before=dt.datetime.now(dt.UTC) - _BACKDATE,
-        not_after=x509profile.NO_EXPIRY,
-    )
-    entry = manifest.ManifestEntry(
-        name=DEVICE,
-        idevid_serial=x509profile.serial_text(idevid.serial_number),
-        idevid_key_sha256=hashlib.sha256(x509profile.spki(key.public_key())).hexdigest(),
-        attestation_key=x509profile.spki(ec.generate_private_key(ec.SECP256R1()).public_key()),
-        implementation_id=hashlib.sha256(f"{VENDOR}/{HARDWARE}".encode()).hexdigest(),
-        vendor=VENDOR,
-        hardware=HARDWARE,
-    )
-    body = manifest.encode_entries([entry])
+def _enrolled(fleet: DevelopmentFleet, port: int) -> SoftDevice:
+    """Put a device with keys of ours on a manifest, and enrol it over EST."""
     operator = OperatorClient.for_plane(PlaneConfig.load(fleet.plane))
-    operator.import_manifest(body, manifest.sign(body, cose.signer_for(factory_key)))
-    return idevid
+    device = SoftDevice.register(fleet, operator, f"https://127.0.0.1:{port}", name=DEVICE)
+    _accepted(device.enrol())
+    return device
 
 
-def _enrol(target: Target, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Get an LDevID over EST (RFC 7030 4.2.1); returns it in PEM with its CA, as a device sends it."""
-    anchors = est.decode_certificates(_accepted(target, "GET", est.PREFIX + est.CACERTS))
-    request = est.encode_request(x509profile.build_request(DEVICE, key))
-    header = f"Content-Type: {est.CSR_MEDIA_TYPE}"
-    issued = _accepted(target, "POST", est.PREFIX + est.SIMPLE_ENROLL, request, header)
-    issuers = [ca for ca in anchors if ca.subject != ca.issuer]
-    chain = [*est.decode_certificates(issued), *issuers]
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+def _client_files(device: SoftDevice, fleet: DevelopmentFleet, folder: Path) -> ClientTls:
+    """Write the device's operational key and its chain, with its CA as a device sends it."""
+    assert device.ldevid is not None
+    key, chain = folder / "device.key", folder / "ldevid.pem"
+    key.touch(mode=0o600)
+    key.write_bytes(device.ldevid.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    chain.write_bytes(device.ldevid.chain_pem + (fleet.plane / "operational-ca.pem").read_bytes())
+    return ClientTls(chain, key, trust=fleet.plane / "root.pem", server_name=PLANE_NAME)
 
 
 def _offer_update(fleet: DevelopmentFleet) -> None:
@@ -192,28 +154,24 @@ def _offer_update(fleet: DevelopmentFleet) -> None:
     operator.roll_out(SECOND_RELEASE, vendor=VENDOR, hardware=HARDWARE)
 
 
-def _steady_answer(target: Target) -> bytes:
+def _steady_answer(device: SoftDevice) -> bytes:
     """Bring the device to where every poll is answered alike, and return that answer.
 
     The first poll marks the action as offered, and the link for ``configData`` goes when it was followed.
     """
-    _accepted(target, "GET", POLL_PATH)
+    _accepted(device.ask("GET", POLL_PATH))
     attributes = json.dumps({"mode": "merge", "data": {"board": HARDWARE}}).encode()
-    _accepted(target, "PUT", f"{POLL_PATH}/configData", attributes, "Content-Type: application/json")
-    answer = _accepted(target, "GET", POLL_PATH)
+    _accepted(device.ask("PUT", f"{POLL_PATH}/configData", attributes, Content_Type="application/json"))
+    answer = _accepted(device.ask("GET", POLL_PATH))
     if b"deploymentBase" not in answer or b"configData" in answer:
         raise SetupError("The plane's poll is not the one to measure", body=answer.decode())
     return answer
 
 
-def _accepted(target: Target, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    answer = exchange(target, method, path=path, body=body, headers=headers)
-    if answer.status != 200:
-        reply = answer.body[:300].decode("latin-1")
-        raise SetupError(
-            "The plane refuses the benchmark's device", path=path, status=answer.status, body=reply
-        )
-    return answer.body
+def _accepted(reply: Reply) -> bytes:
+    if reply.status != 200:
+        raise SetupError("The plane refuses the benchmark's device", status=reply.status, code=reply.code)
+    return reply.body
 
 
 def _structured(certificate: x509.Certificate) -> str:

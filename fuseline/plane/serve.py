@@ -175,6 +175,7 @@ def _uvicorn_config(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody may claim another address or scheme by a header
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
