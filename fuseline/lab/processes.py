@@ -23,6 +23,8 @@ class Child:
         """Start `python -m fuseline ARGUMENTS`; standard error goes to `log`."""
         self.name = name
         self.log = log
+        self.error: dict[str, Any] | None = None
+        """The coded error it ended with, if it told one."""
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -40,14 +42,15 @@ class Child:
         )
         self._reader.start()
 
-    @staticmethod
-    def _read(stream: IO[str], on_event: OnEvent) -> None:
+    def _read(self, stream: IO[str], on_event: OnEvent) -> None:
         for line in stream:
             try:
                 event = json.loads(line)
             except ValueError:
                 continue  # a library wrote to standard output; its words are in nobody's contract
-            if isinstance(event, dict):
+            if isinstance(event, dict) and "error" in event:
+                self.error = event["error"]
+            elif isinstance(event, dict):
                 on_event(event)
 
     @property
@@ -81,7 +84,10 @@ class Child:
         return status
 
     def last_words(self, lines: int = 6) -> str:
-        """Return the end of its log."""
+        """Return why it ended, as far as it said: its coded error, else the end of its log."""
+        self._reader.join(_GRACE)
+        if self.error is not None:
+            return f"{self.error['code']}: {self.error['message']}"
         try:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         except OSError:

@@ -125,6 +125,21 @@ def test_every_child_ends_with_its_parent(
     assert not _processes(str(state))
 
 
+def test_a_second_run_on_the_same_folder_is_refused_and_the_first_goes_on(
+    tmp_path: Path, start_up: Start, wait: Callable[..., Any]
+) -> None:
+    state, log = tmp_path / "fleet", tmp_path / "up.log"
+    process = start_up(state, log)
+    wait(lambda: "console" in log.read_text(), "the console's address", 60)
+    done = _up(state, "--until-attested", "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "E_JOURNEY_PROCESS"
+    assert error["evidence"]["last_words"].startswith("E_STATE_BUSY")
+    assert process.poll() is None
+    assert (state / "plane/run.json").exists()
+
+
 def test_a_device_that_dies_ends_the_journey_with_its_name(
     tmp_path: Path, start_up: Start, wait: Callable[..., Any]
 ) -> None:

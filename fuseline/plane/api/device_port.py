@@ -5,11 +5,13 @@ Every request is identified by its certificate and by nothing else; a name in a 
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.responses import FileResponse
 
 from fuseline.errors import (
@@ -37,6 +39,8 @@ from fuseline.plane.verifier.service import Attester
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = structlog.get_logger("device-port")
 
 _MAX_BODY = 64 * 1024  # the largest message here is a PSA token, a few hundred bytes
 # An identity that is not good, or no longer, ends its connection too.
@@ -138,9 +142,14 @@ class DevicePort:
 
     async def flush_seen(self) -> None:
         """Write down which devices were heard of since the last time."""
-        if self._seen:
-            moments, self._seen = self._seen, {}
+        if not self._seen:
+            return
+        moments, self._seen = self._seen, {}
+        try:
             await self._services.directory.seen(moments)
+        except sqlite3.OperationalError as error:  # a full disk, or another writer that takes its time
+            log.warning("presence not written", reason=str(error), devices=len(moments))
+            self._seen = moments | self._seen
 
     def _route(self, request: Request) -> Coroutine[Any, Any, Answer | None]:
         match request.path:
