@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.claims import Claim, Goal, say
 from benchmarks.loadgen import ClientTls, Load, Mode, Target
-from benchmarks.measure import Configuration, Running, Skipped, compare, free_port, serving
+from benchmarks.measure import Configuration, Running, Skipped, compare, exchange, free_port, serving
 from benchmarks.peers import bare_uvicorn, goosebit
 from benchmarks.peers.bare_uvicorn import ServerTls
 from fuseline.errors import SetupError
@@ -105,7 +105,7 @@ def bench_plane() -> Iterator[BenchPlane]:
             certificate = x509.load_pem_x509_certificate(client.certificate.read_bytes())
             _offer_update(fleet)
             tls = Target(path=POLL_PATH, port=port, tls=client)
-            answer = _steady_answer(device)
+            answer = _steady_answer(device, tls)
             unix = replace(unix, headers=(f"Client-Cert: {_structured(certificate)}",))
             yield BenchPlane(
                 folder=folder,
@@ -154,7 +154,7 @@ def _offer_update(fleet: DevelopmentFleet) -> None:
     operator.roll_out(SECOND_RELEASE, vendor=VENDOR, hardware=HARDWARE)
 
 
-def _steady_answer(device: SoftDevice) -> bytes:
+def _steady_answer(device: SoftDevice, target: Target) -> bytes:
     """Bring the device to where every poll is answered alike, and return that answer.
 
     The first poll marks the action as offered, and the link for ``configData`` goes when it was followed.
@@ -162,7 +162,8 @@ def _steady_answer(device: SoftDevice) -> bytes:
     _accepted(device.ask("GET", POLL_PATH))
     attributes = json.dumps({"mode": "merge", "data": {"board": HARDWARE}}).encode()
     _accepted(device.ask("PUT", f"{POLL_PATH}/configData", attributes, Content_Type="application/json"))
-    answer = _accepted(device.ask("GET", POLL_PATH))
+    # Links repeat the request's host, so the answer to keep is the one the load generator gets.
+    answer = exchange(target, "GET", path=POLL_PATH, body=b"", headers=()).body
     if b"deploymentBase" not in answer or b"configData" in answer:
         raise SetupError("The plane's poll is not the one to measure", body=answer.decode())
     return answer
