@@ -11,6 +11,7 @@ if ! command -v apt-get >/dev/null 2>&1 || [ "$(id -u)" -ne 0 ]; then
   echo "not installed, and no apt or root to install it: ${missing[*]} (their tests will skip)"
   exit 0
 fi
+case " ${missing[*]} " in *" chromium "*) missing+=(fonts-dejavu-core) ;; esac # pages are drawn with some font
 echo "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq >/dev/null 2>&1

@@ -67,7 +67,7 @@ def named_tests() -> Iterator[str]:
 
 def locks() -> Iterator[str]:
     """Complain of a lock file that names a download host."""
-    for path in sorted(ROOT.rglob("*requirements*/*.txt")):
+    for path in sorted([*ROOT.rglob("requirements/*.txt"), *ROOT.rglob("*requirements*.txt")]):
         if ".venv" not in path.parts and _HOST.search(path.read_text()):
             yield f"{path.relative_to(ROOT)}: names a download host"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -46,6 +47,7 @@ def run(
         parent: Process to end with.
     """
     # Nothing of the plane is loaded here: a device is a process of its own.
+    from fuseline.device.agent.agent import Outcome  # noqa: PLC0415
     from fuseline.device.agent.config import DeviceConfig  # noqa: PLC0415
     from fuseline.device.agent.device import Device  # noqa: PLC0415
     from fuseline.device.agent.journal import Journal  # noqa: PLC0415
@@ -60,7 +62,9 @@ def run(
     device = Device(folder, plane=plane, tls=TlsMode(tls), journal=journal, config=config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: device.stop())
-    device.run()
+    if device.run() is Outcome.RESTART:
+        # The same process number, and nothing of the old process's memory.
+        os.execv(sys.executable, [sys.executable, "-m", "fuseline", *sys.argv[1:]])
 
 
 class _Lines:

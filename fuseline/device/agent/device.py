@@ -1,4 +1,4 @@
-"""The whole device as one process tree: power, boot, application, agent; again after each restart."""
+"""The whole device as one process tree for one power cycle: power, boot, application, agent."""
 
 from __future__ import annotations
 
@@ -43,27 +43,29 @@ class Device:
         """End the device after what it is doing; safe in a signal handler."""
         self._stop.set()
 
-    def run(self) -> None:
-        """Power on and live, restart after restart, until stopped.
+    def run(self) -> Outcome:
+        """Live one power cycle: power on, boot, run, power off.
+
+        After `Outcome.RESTART` the caller MUST start a new process for the next cycle: a restart that kept
+        this one's memory would be none.
 
         Raises:
             BootNoImage: Nothing may run; the device needs recovery.
             ElementError: The element does not come up.
         """
         try:
-            while not self._stop.is_set():
-                element = self._power.on()
-                self._journal.write(
-                    "silicon", "power.on", counter=element.counter(), element="virtual", pid=self._power.pid
-                )
-                outcome = self._boot_once(element)
-                element.close()
-                self._power.off()
-                if outcome is Outcome.STOP:
-                    return
-                self._journal.write("silicon", "restart")
+            element = self._power.on()
+            self._journal.write(
+                "silicon", "power.on", counter=element.counter(), element="virtual", pid=self._power.pid
+            )
+            outcome = self._boot_once(element)
+            element.close()
         finally:
             self._power.dispose()
+        if outcome is Outcome.RESTART and not self._stop.is_set():
+            self._journal.write("silicon", "restart")
+            return Outcome.RESTART
+        return Outcome.STOP
 
     def _boot_once(self, element: ElementClient) -> Outcome:
         started = time.monotonic()
