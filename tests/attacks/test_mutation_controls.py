@@ -209,7 +209,10 @@ CONTROLS: list[tuple[str, types.ModuleType, str, str, Callable[[Any], bool]]] = 
         "evidence signature",
         cose,
         "    except InvalidSignature as error:\n        raise refused(",
-        "    except InvalidSignature as error:\n        return VerifiedSign1(payload)\n        raise refused(",
+        (
+            "    except InvalidSignature as error:\n        return VerifiedSign1(payload)\n"
+            "        raise refused("
+        ),
         _accepts(lambda m: m.verify_sign1(_token(OTHER_KEY), KEY.public_key(), refused=EvidenceSignature)),
     ),
     (

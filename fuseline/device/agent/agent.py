@@ -15,7 +15,7 @@ from fuseline.device.agent.config import DeviceConfig
 from fuseline.device.agent.enrol import Ldevid
 from fuseline.device.agent.journal import Journal
 from fuseline.device.agent.link import Identity, Line, PlaneLink
-from fuseline.device.agent.update import Installer, Progress, Task, UpdateClient
+from fuseline.device.agent.update import Installer, PendingUpdate, Progress, Task, UpdateClient
 from fuseline.device.element.client import ElementClient
 from fuseline.device.element.interface import KeySlot
 from fuseline.device.firmware.loader import BootDecision
@@ -215,20 +215,26 @@ class Agent:
         pending = self._installer.pending
         if pending is None:
             return
+        try:
+            self._report_end(client, pending)
+        except PlaneRefused as error:
+            if error.evidence.get("plane_code") != "E_NOT_FOUND":
+                raise
+            # A plane that has lost the action must not keep the device from its next one.
+            self._journal.write("application", "trouble", **error.as_dict())
+        self._installer.told()
+
+    def _report_end(self, client: UpdateClient, pending: PendingUpdate) -> None:
         decision = self._boot.decision
         if pending.digest == decision.image.digest.hex():
             client.report(pending.action, Execution.CLOSED, Finished.SUCCESS, f"runs {pending.version}")
-        else:
-            reason = decision.reverted.reason if decision.reverted else "the new image did not boot"
-            refused = "; ".join(f"slot {entry.slot}: {entry.code}" for entry in decision.refused)
-            client.report(
-                pending.action,
-                Execution.CLOSED,
-                Finished.FAILURE,
-                f"reverted to {self._boot.version}: {reason}",
-                *([refused] if refused else []),
-            )
-        self._installer.told()
+            return
+        if not pending.installed and decision.reverted is None:
+            return  # the power went before there was anything to try; the plane still offers it
+        reason = decision.reverted.reason if decision.reverted else "the new image did not boot"
+        refused = [f"slot {entry.slot}: {entry.code}" for entry in decision.refused]
+        text = f"reverted to {self._boot.version}: {reason}"
+        client.report(pending.action, Execution.CLOSED, Finished.FAILURE, text, *refused)
 
     def _carry_out(self, client: UpdateClient, link: PlaneLink, task: Task, sleep: int) -> float | None:
         started = time.monotonic()
@@ -253,7 +259,11 @@ class Agent:
             slot=1 - self._boot.decision.slot,
             took=round(time.monotonic() - started, 3),
         )
-        client.report(task.action, Execution.PROCEEDING, Finished.NONE, "installed; restarting into it")
+        try:
+            client.report(task.action, Execution.PROCEEDING, Finished.NONE, "installed; restarting into it")
+        except Recoverable as error:
+            # Whatever becomes of this courtesy: the next thing to do is the restart.
+            self._journal.write("application", "trouble", **error.as_dict())
         link.close()
         return None
 

@@ -49,11 +49,13 @@ class PendingUpdate(msgspec.Struct, frozen=True):
         action: The plane's action id.
         version: The version that was installed.
         digest: The image digest that was installed, hex.
+        installed: The slot was complete; if not, a power cut came before it and nothing was tried.
     """
 
     action: str
     version: str
     digest: str
+    installed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,8 @@ class Installer:
             # Before the slot becomes bootable: after the restart somebody must know what this was.
             write_durably(self._pending, msgspec.json.encode(pending))
             writer.finish("test")
+        installed = msgspec.structs.replace(pending, installed=True)
+        write_durably(self._pending, msgspec.json.encode(installed))
         path.unlink()
         return image
 

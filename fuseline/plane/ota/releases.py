@@ -5,8 +5,10 @@ The plane authors nothing. Everything it says of a release, it reads from the si
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,17 +125,15 @@ class Releases:
             NotFound: No device of this hardware is registered.
         """
         implementation_id = self._hardware.implementation_id(vendor, hardware)
-        verified = verify_image(
-            image, keys=self._keys, hardware=HardwareId.of(vendor, hardware), counter_floor=0
-        )
-        sha256 = hashlib.sha256(image).hexdigest()
-        self._keep(sha256, image)
+        # Hashing and writing a large image would keep polling devices waiting.
+        artifact = await asyncio.to_thread(self._take, image, HardwareId.of(vendor, hardware))
+        verified = artifact.image
 
         def work(tx: Transaction) -> Release:
             known = tx.one(_BY_VERSION, vendor=vendor, hardware=hardware, version=str(verified.version))
             if known is not None:
-                return _unchanged(_release(known), sha256)
-            release_id = self._insert(tx, image, verified, vendor, hardware, now)
+                return _unchanged(_release(known), artifact.sha256)
+            release_id = _insert(tx, artifact, vendor, hardware, now)
             self._references.publish_references(
                 tx,
                 release_id=release_id,
@@ -148,47 +148,24 @@ class Releases:
 
         return await self._database.write(work)
 
-    def _insert(
-        self, tx: Transaction, image: bytes, verified: VerifiedImage, vendor: str, hardware: str, now: float
-    ) -> int:
-        row = tx.one(
-            _INSERT,
-            vendor=vendor,
-            hardware=hardware,
-            version=str(verified.version),
-            security_counter=verified.security_counter,
-            image_digest=verified.digest,
-            signer_id=verified.signer_id,
-            size=len(image),
-            sha256=hashlib.sha256(image).hexdigest(),
+    def _take(self, raw: bytes, hardware: HardwareId) -> _Artifact:
+        """Verify an image and put it into the store: whole on the disk before anything refers to it."""
+        artifact = _Artifact(
+            image=verify_image(raw, keys=self._keys, hardware=hardware, counter_floor=0),
+            size=len(raw),
+            sha256=hashlib.sha256(raw).hexdigest(),
             # hawkBit clients read these two; nothing here relies on them.
-            sha1=hashlib.sha1(image, usedforsecurity=False).hexdigest(),
-            md5=hashlib.md5(image, usedforsecurity=False).hexdigest(),
-            published_at=now,
+            sha1=hashlib.sha1(raw, usedforsecurity=False).hexdigest(),
+            md5=hashlib.md5(raw, usedforsecurity=False).hexdigest(),
         )
-        assert row is not None
-        tx.emit(
-            "release.published",
-            now,
-            version=str(verified.version),
-            hardware=hardware,
-            security_counter=verified.security_counter,
-            digest=verified.digest.hex(),
-        )
-        return int(row[0])
-
-    def _keep(self, sha256: str, image: bytes) -> None:
-        """Put an artifact into the store: whole on the disk before anything refers to it."""
         self._artifacts.mkdir(mode=0o700, exist_ok=True)
-        target = self._artifacts / sha256
-        if target.exists():
-            return
-        fresh = target.with_suffix(f".{os.getpid()}.new")
-        with fresh.open("wb") as file:
-            file.write(image)
+        target = self._artifacts / artifact.sha256
+        with tempfile.NamedTemporaryFile(dir=self._artifacts, delete=False) as file:
+            file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(target)
+        Path(file.name).replace(target)
+        return artifact
 
     def artifact(self, release: Release) -> Path:
         """Return the path of a release's bytes."""
@@ -219,6 +196,45 @@ class Releases:
     def all(self) -> list[Release]:
         """List all releases, oldest first."""
         return [_release(row) for row in self._database.all(_LIST)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Artifact:
+    """A verified image and the digests of its file."""
+
+    image: VerifiedImage
+    size: int
+    sha256: str
+    sha1: str
+    md5: str
+
+
+def _insert(tx: Transaction, artifact: _Artifact, vendor: str, hardware: str, now: float) -> int:
+    image = artifact.image
+    row = tx.one(
+        _INSERT,
+        vendor=vendor,
+        hardware=hardware,
+        version=str(image.version),
+        security_counter=image.security_counter,
+        image_digest=image.digest,
+        signer_id=image.signer_id,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        sha1=artifact.sha1,
+        md5=artifact.md5,
+        published_at=now,
+    )
+    assert row is not None
+    tx.emit(
+        "release.published",
+        now,
+        version=str(image.version),
+        hardware=hardware,
+        security_counter=image.security_counter,
+        digest=image.digest.hex(),
+    )
+    return int(row[0])
 
 
 def _unchanged(release: Release, sha256: str) -> Release:

@@ -17,7 +17,7 @@ from fuseline.formats import cose, ear, psa
 # RFC 9783 4.3.1: the only lifecycle range in which a device may be trusted.
 _SECURED = range(0x3000, 0x3100)
 
-POLICY_ID = "tag:fuseline.dev,2026:policy/boot-measurements#1"
+POLICY_ID = "urn:fuseline:policy:boot-measurements:1"
 
 
 class Reason(enum.StrEnum):

@@ -32,7 +32,7 @@ from fuseline.plane.verifier.appraisal import (
     verify_evidence,
 )
 
-_DEVELOPER = "https://fuseline.dev"
+_DEVELOPER = "Fuseline"
 
 _REFERENCES = compiled(
     sa.select(reference_values)
