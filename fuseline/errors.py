@@ -53,9 +53,6 @@ class FuselineError(Exception):
         }
 
 
-# --- formats ---------------------------------------------------------------------------------
-
-
 class FormatError(FuselineError):
     """The bytes do not follow their format."""
 
@@ -175,6 +172,13 @@ class ImageRollback(ImageError):
 
     code = "E_IMAGE_ROLLBACK"
     hint = "Release again with a security counter at or above the device's."
+
+
+class ImageVersion(ImageError):
+    """The image's version is not above the running one, so the loader would never choose it."""
+
+    code = "E_IMAGE_VERSION"
+    hint = "Release the older state again under a higher version."
 
 
 class ImageSize(ImageError):
@@ -447,9 +451,6 @@ class AppUnhealthy(DeviceError):
     hint = "The image is not confirmed; the next boot reverts to the one before."
 
 
-# --- plane -----------------------------------------------------------------------------------
-
-
 class PlaneError(FuselineError):
     """Something asked of the plane cannot be done."""
 
@@ -515,9 +516,6 @@ class ServerFault(PlaneError):
     hint = "Report it with the reference."
 
 
-# --- set-up ----------------------------------------------------------------------------------
-
-
 class SetupError(FuselineError):
     """The installation or the state folder is not usable."""
 
@@ -571,9 +569,6 @@ class ToolMissing(SetupError):
 
     code = "E_TOOL_MISSING"
     hint = "`make install` installs everything that `make run` needs."
-
-
-# --- journey ---------------------------------------------------------------------------------
 
 
 class JourneyError(FuselineError):

@@ -243,7 +243,7 @@ class Agent:
         try:
             path = self._installer.download(link, task, self._progress())
             image = self._installer.install(
-                path, task, running_slot=self._boot.decision.slot, counter=self._element.counter()
+                path, task, running=self._boot.decision, counter=self._element.counter()
             )
         except (ImageError, FormatError) as error:
             self._journal.write("firmware", "update.refused", **error.as_dict())

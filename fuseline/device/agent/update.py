@@ -17,12 +17,14 @@ import msgspec
 from fuseline.device.agent.config import DeviceConfig
 from fuseline.device.agent.files import sync_folder, write_durably
 from fuseline.device.agent.link import PlaneLink
+from fuseline.device.firmware.loader import BootDecision
 from fuseline.device.firmware.slots import SlotStore
 from fuseline.errors import (
     DownloadDigest,
     DownloadTruncated,
     FuselineError,
     ImageSize,
+    ImageVersion,
     PlaneRefused,
 )
 from fuseline.formats import ddi
@@ -225,8 +227,11 @@ class Installer:
         if have < artifact.size:
             raise DownloadTruncated("the download ended early", have=have, size=artifact.size)
 
-    def install(self, path: Path, task: Task, *, running_slot: int, counter: int) -> VerifiedImage:
+    def install(self, path: Path, task: Task, *, running: BootDecision, counter: int) -> VerifiedImage:
         """Check an image and write it into the slot that does not run.
+
+        Besides what the loader asks of an image, its version must be above the running one's: the loader
+        runs the highest version, so anything else would cost a restart and change nothing.
 
         The caller MUST NOT call this while the running image is on trial: the other slot is its way back.
 
@@ -243,11 +248,17 @@ class Installer:
                 counter_floor=counter,
                 slot_size=self._config.settings.slot_size,
             )
+            if image.version <= running.image.version:
+                raise ImageVersion(
+                    "the image would not be chosen by the loader",
+                    version=str(image.version),
+                    running=str(running.image.version),
+                )
         except FuselineError:
             path.unlink()
             raise
         pending = PendingUpdate(task.action, str(image.version), image.digest.hex())
-        with self._store.begin_write(1 - running_slot) as writer:
+        with self._store.begin_write(1 - running.slot) as writer:
             for start in range(0, len(raw), _CHUNK):
                 writer.write(raw[start : start + _CHUNK])
             # Before the slot becomes bootable: after the restart somebody must know what this was.

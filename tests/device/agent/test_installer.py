@@ -35,6 +35,7 @@ from fuseline.errors import (
     ImageMalformed,
     ImageRollback,
     ImageSize,
+    ImageVersion,
     MessageMalformed,
     PlaneRefused,
 )
@@ -157,14 +158,16 @@ class Bench:
     def parts(self) -> list[Path]:
         return sorted((self.config.folder / "agent").glob("*.part"))
 
-    def running(self, floor: int) -> str:
-        decision = loader.boot(
+    def boot(self, floor: int) -> loader.BootDecision:
+        return loader.boot(
             self.store,
             keys=self.config.release_keys,
             hardware=self.config.hardware_id,
             counter_floor=floor,
         )
-        return str(decision.image.version)
+
+    def running(self, floor: int) -> str:
+        return str(self.boot(floor).image.version)
 
 
 @pytest.fixture
@@ -341,7 +344,7 @@ def test_a_link_to_another_host_is_asked_of_the_plane(bench: Bench, server: Arti
 def install(bench: Bench, image: bytes, *, counter: int = 5) -> None:
     path = bench.config.folder / "agent" / "image.part"
     path.write_bytes(image)
-    bench.installer.install(path, task(image), running_slot=0, counter=counter)
+    bench.installer.install(path, task(image), running=bench.boot(0), counter=counter)
 
 
 def assert_nothing_changes(
@@ -396,6 +399,14 @@ def test_an_image_for_other_hardware_changes_nothing(bench: Bench, author: Autho
 
 def test_rollback_below_the_device_s_counter_changes_nothing(bench: Bench, author: Author) -> None:
     assert_nothing_changes(bench, author.sign("2.0.0", 4), ImageRollback)
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "0.9.9"])
+def test_an_image_that_the_loader_would_not_choose_changes_nothing(
+    bench: Bench, author: Author, version: str
+) -> None:
+    """A plane that offers old signed images again and again must not wear the flash out with them."""
+    assert_nothing_changes(bench, author.sign(version, 6), ImageVersion)
 
 
 def test_a_changed_image_changes_nothing(bench: Bench, author: Author) -> None:
