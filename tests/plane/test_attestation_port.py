@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from fuseline.formats import ear, psa
 from fuseline.lab.factory import DevelopmentFleet
 from fuseline.lab.softdevice import Reply, SoftDevice
@@ -120,11 +122,16 @@ def test_truncated_evidence_gets_a_code_at_every_cut(plane: RunningPlane, measur
     assert _appraisal(plane, device) is None
 
 
-def test_flipped_bits_in_evidence_never_affirm(plane: RunningPlane, measured: Measured) -> None:
-    """Every bit is swept in the unit test; here a walk through the whole path over the wire."""
+@pytest.mark.parametrize(
+    "step",
+    [97, pytest.param(1, marks=[pytest.mark.sweep, pytest.mark.timeout(900)])],
+    ids=["walk", "every bit"],
+)
+def test_flipped_bits_in_evidence_never_affirm(plane: RunningPlane, measured: Measured, step: int) -> None:
+    """Over the wire, through nonce, decoder and signature; the unit test sweeps the decision alone."""
     device = plane.soft_device()
     length = len(device.token(bytes(32), [measured("1.0.0")]))
-    for position in range(0, length * 8, 97):
+    for position in range(0, length * 8, step):
         path, nonce = device.challenge()
         token = bytearray(device.token(nonce, [measured("1.0.0")]))
         token[position // 8] ^= 1 << (position % 8)
