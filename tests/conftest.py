@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +93,13 @@ class RunningPlane:
             assert reply.status == 200, reply.body
         return device
 
+    def measure(self, version: str) -> SoftwareComponent:
+        """Return what a device that runs a release measures."""
+        keys = [TrustedKey(key) for key in self.config.load_keys().release_keys]
+        hardware = HardwareId.of(VENDOR, HARDWARE)
+        image = verify_image(self.fleet.release(version), keys=keys, hardware=hardware, counter_floor=0)
+        return measure_image(image)
+
     def publish(self, *versions: str) -> None:
         for version in versions or ("1.0.0", "2.0.0"):
             self.operator.publish(self.fleet.release(version), vendor=VENDOR, hardware=HARDWARE)
@@ -101,8 +109,6 @@ class RunningPlane:
 
 
 def _listening(url: str) -> bool:
-    import socket  # noqa: PLC0415
-
     host, _, port = url.rpartition("//")[2].rpartition(":")
     with socket.socket() as probe:
         probe.settimeout(0.5)
@@ -211,16 +217,5 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPlane]:
 
 @pytest.fixture
 def measured(plane: RunningPlane) -> Callable[[str], SoftwareComponent]:
-    """Return what a device that runs a release measures."""
-
-    def measure(version: str) -> SoftwareComponent:
-        [key] = plane.config.load_keys().release_keys
-        image = verify_image(
-            plane.fleet.release(version),
-            keys=[TrustedKey(key)],
-            hardware=HardwareId.of(VENDOR, HARDWARE),
-            counter_floor=0,
-        )
-        return measure_image(image)
-
-    return measure
+    """Return what a device that runs a release of the module's plane measures."""
+    return plane.measure

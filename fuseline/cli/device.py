@@ -46,7 +46,7 @@ def run(
         as_json: Print JSON lines.
         parent: Process to end with.
     """
-    # Nothing of the plane is loaded here: a device is a process of its own.
+    # Loaded here, so that the other verbs need no element, and this one none of the plane's services.
     from fuseline.device.agent.agent import Outcome  # noqa: PLC0415
     from fuseline.device.agent.config import DeviceConfig  # noqa: PLC0415
     from fuseline.device.agent.device import Device  # noqa: PLC0415

@@ -22,8 +22,11 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one J
 Parent = Annotated[int, Parameter(name="--parent", show=False)]
 """Process to end with; 0 for none. The lab passes its own, so that its children never outlive it."""
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# Wide where no terminal says how wide: a log file takes long lines better than broken ones.
+_FILE_WIDTH = 160
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+errors = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _FILE_WIDTH)
 
 
 def print_json(value: Any) -> None:

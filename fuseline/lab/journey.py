@@ -72,6 +72,8 @@ class Journey:
         self._history: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._children: list[Child] = []
         self._plane_ready: dict[str, Any] | None = None
+        self.stage = "factory"
+        """Where the journey is: factory, plane, attest, update, running."""
         self.fleet: DevelopmentFleet | None = None
         self.operator: OperatorClient | None = None
 
@@ -95,6 +97,7 @@ class Journey:
             options.state, options.plan, lambda text: self._tell("factory", "factory", text=text)
         )
         self._tell("factory", "factory.ready", state=str(options.state), devices=len(self.fleet.device_names))
+        self.stage = "plane"
         self._start_plane(self.fleet)
         assert self._plane_ready is not None
         self.operator = OperatorClient.for_plane(PlaneConfig.load(self.fleet.plane))
@@ -117,8 +120,8 @@ class Journey:
         child = Child("plane", arguments, fleet.state / "logs/plane.log", on_event)
         self._children.append(child)
         while not ready.wait(_LOOK):
-            self._check_processes("plane")
-            self._check_time("plane", [])
+            self._check_processes()
+            self._check_time([])
         self._tell("cloud", "plane.ready", **(self._plane_ready or {}))
 
     def _start_device(self, fleet: DevelopmentFleet, name: str) -> None:
@@ -144,7 +147,9 @@ class Journey:
             PlaneRefused: The plane refuses a step.
         """
         assert self.operator is not None
-        self._reach("attest", self._attested_now)
+        self.stage = "attest"
+        self._reach(self._attested_now)
+        self.stage = "update"
         self._publish(SECOND_RELEASE)
         if not all(device["release"] == SECOND_RELEASE for device in self.operator.devices()):
             started = self.operator.roll_out(SECOND_RELEASE, vendor=VENDOR, hardware=HARDWARE)
@@ -155,9 +160,7 @@ class Journey:
                 release=SECOND_RELEASE,
                 devices=len(started["devices"]),
             )
-        self._reach(
-            "update", lambda device: self._attested_now(device) and device["release"] == SECOND_RELEASE
-        )
+        self._reach(lambda device: self._attested_now(device) and device["release"] == SECOND_RELEASE)
         report = self.report()
         self._tell("cloud", "journey.done", devices=len(report["devices"]), seconds=report["seconds"])
         return report
@@ -166,8 +169,8 @@ class Journey:
         """Say whether a device attested in this run: what is on record from before proves nothing now."""
         return _affirmed(device) and float(device["appraisal"]["at"]) >= self._began
 
-    def _reach(self, stage: str, reached: Callable[[dict[str, Any]], bool]) -> None:
-        """Wait until the plane has it on record that every device reached a stage."""
+    def _reach(self, reached: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until the plane has it on record that every device reached the stage."""
         assert self.operator is not None
         done: set[str] = set()
         while True:
@@ -178,7 +181,7 @@ class Journey:
                     done.add(device["name"])
                     self._tell(
                         "cloud",
-                        f"{stage}.proven",
+                        f"{self.stage}.proven",
                         device=device["name"],
                         release=device["release"],
                         measured=device["measured"],
@@ -186,8 +189,8 @@ class Journey:
                     )
             if devices and len(done) == len(devices):
                 return
-            self._check_processes(stage)
-            self._check_time(stage, [device for device in devices if device["name"] not in done])
+            self._check_processes()
+            self._check_time([device for device in devices if device["name"] not in done])
             time.sleep(_LOOK)
 
     def watch(self, stop: threading.Event) -> None:
@@ -196,9 +199,10 @@ class Journey:
         Raises:
             JourneyProcess: A process of the fleet ended on its own.
         """
+        self.stage = "running"
         while not stop.wait(_LOOK):
             self._drain()
-            self._check_processes("running")
+            self._check_processes()
 
     # --- telling ------------------------------------------------------------------------------------
 
@@ -220,24 +224,24 @@ class Journey:
             facts = {key: value for key, value in event.items() if key != "at"}
             self._show({"seconds": self._elapsed()} | facts)
 
-    def _check_processes(self, stage: str) -> None:
+    def _check_processes(self) -> None:
         for child in self._children:
             status = child.ended
             if status is not None:
                 raise JourneyProcess(
                     f"{child.name} ended on its own",
-                    stage=stage,
+                    stage=self.stage,
                     status=status,
                     log=str(child.log),
                     last_words=child.last_words(),
                 )
 
-    def _check_time(self, stage: str, missing: list[dict[str, Any]]) -> None:
+    def _check_time(self, missing: list[dict[str, Any]]) -> None:
         if time.monotonic() < self._deadline:
             return
         raise JourneyTimeout(
-            f"the stage {stage!r} was not reached in {self._options.timeout:g} s",
-            stage=stage,
+            f"the stage {self.stage!r} was not reached in {self._options.timeout:g} s",
+            stage=self.stage,
             devices=[
                 {
                     "name": device["name"],
@@ -296,7 +300,12 @@ def _affirmed(device: dict[str, Any]) -> bool:
 
 def failure(error: FuselineError, journey: Journey) -> dict[str, Any]:
     """Return the JSON document of a run that failed: the coded error, and how far each device came."""
-    document: dict[str, Any] = {"fuseline": fuseline.__version__, "error": error.as_dict(), "devices": []}
+    document: dict[str, Any] = {
+        "fuseline": fuseline.__version__,
+        "stage": journey.stage,
+        "error": error.as_dict(),
+        "devices": [],
+    }
     with contextlib.suppress(FuselineError, AssertionError):
         document["devices"] = journey.report()["devices"]
     return document

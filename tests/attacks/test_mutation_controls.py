@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import cbor2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fuseline.errors import EvidenceSignature, FuselineError
-from fuseline.formats import cose, ear, manifest, psa, x509profile
+from fuseline.formats import cbor, cose, ear, manifest, psa, x509profile
 from fuseline.plane.ota import states
 from fuseline.plane.registry import identity
 from fuseline.plane.verifier import appraisal, nonces
@@ -194,10 +195,6 @@ FORGED_DIGEST = hashlib.sha256(MANIFEST.replace(b"1", b"6")).digest()
 
 
 def _unprotected(item: dict[int, bytes]) -> bytes:
-    import cbor2  # noqa: PLC0415
-
-    from fuseline.formats import cbor  # noqa: PLC0415
-
     parts = list(cbor.decode(_token()).value)
     parts[1] = item
     return cbor.encode(cbor2.CBORTag(18, parts))

@@ -9,6 +9,7 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,8 +285,6 @@ def test_a_device_that_was_off_when_its_certificate_expired_enrols_again(
     device = start_device(plane.fleet, name, plane.device_url)
     device.wait_for("renewed", seconds=30)  # half-life
     device.stop()
-    import time  # noqa: PLC0415
-
     time.sleep(5)
     again = start_device(plane.fleet, name, plane.device_url)
     again.wait_for("enrolled")

@@ -72,7 +72,8 @@ def test_a_journey_that_takes_too_long_says_which_stage_and_leaves_nothing_runni
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert document["error"]["code"] == "E_JOURNEY_TIMEOUT"
-    assert document["error"]["evidence"]["stage"] in ("plane", "attest", "update")
+    assert document["stage"] == document["error"]["evidence"]["stage"]
+    assert document["stage"] in ("plane", "attest", "update")
     assert not _processes(str(state))
 
 
@@ -81,6 +82,8 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     done = _up(tmp_path, "--until-attested")
     assert done.returncode == 1
     assert "E_STATE_MISSING" in done.stderr
+    document = json.loads(_up(tmp_path, "--until-attested", "--json").stdout)
+    assert (document["stage"], document["error"]["code"]) == ("factory", "E_STATE_MISSING")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 

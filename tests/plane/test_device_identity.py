@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import ssl
@@ -154,8 +155,6 @@ def test_a_client_cert_header_means_nothing_on_the_tls_port(plane: RunningPlane)
     device, victim = plane.soft_device(), plane.soft_device()
     assert victim.ldevid is not None
     der = x509.load_pem_x509_certificate(victim.ldevid.chain_pem).public_bytes(Encoding.DER)
-    import base64  # noqa: PLC0415
-
     header = f":{base64.b64encode(der).decode()}:"
     assert device.ask("GET", victim.base, Client_Cert=header).code == "E_DEVICE_MISMATCH"
     assert device.ask("GET", device.base, Client_Cert=header).status == 200
@@ -231,8 +230,6 @@ def test_a_request_without_proof_of_possession_is_refused(plane: RunningPlane) -
     request = x509profile.build_request(device.name, ec.generate_private_key(ec.SECP256R1()))
     der = bytearray(request.public_bytes(Encoding.DER))
     der[-1] ^= 1  # the last byte of the signature's s
-    import base64  # noqa: PLC0415
-
     assert _post_csr(device, base64.b64encode(bytes(der))).code == "E_CSR_PROOF"
     assert _certificates(plane, device) == 0
 
