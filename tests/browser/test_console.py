@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, plane: RunningPlane) -> Iterator[Page]:
+def page(browser: Browser, plane: RunningPlane, tmp_path: Path) -> Iterator[Page]:
     """A page on the console, logged in; every complaint of the browser fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
@@ -56,15 +55,15 @@ def page(browser: Browser, plane: RunningPlane) -> Iterator[Page]:
     )
     _log_in(opened, plane)
     yield opened
-    _keep_picture(opened)
+    _keep_picture(opened, tmp_path)
     context.close()
     assert complaints == []
     assert foreign == []  # nothing from any other host
 
 
-def _keep_picture(page: Page) -> None:
-    """Leave a picture for whoever wants to look; the folder is the caller's choice."""
-    folder = Path(os.environ.get("FUSELINE_PICTURES", tempfile.gettempdir()))
+def _keep_picture(page: Page, folder: Path) -> None:
+    """Leave a picture for whoever wants to look; the folder can be the caller's choice."""
+    folder = Path(os.environ.get("FUSELINE_PICTURES", folder))
     name = re.sub(r"\W+", "-", os.environ["PYTEST_CURRENT_TEST"].split("::")[-1])
     page.screenshot(path=folder / f"console-{name}.png", full_page=True)
 

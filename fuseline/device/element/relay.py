@@ -34,6 +34,8 @@ LINGER = 1.0
 # Chains change when a certificate is renewed, trust when a CA is; old ones are of no use.
 MAX_CONTEXTS = 4
 
+# OpenSSL's reason for an end of data without close_notify (sslerr.h, SSL_R_UNEXPECTED_EOF_WHILE_READING).
+_CUT_OFF = "UNEXPECTED_EOF_WHILE_READING"
 # Four TLS records of 2^14 bytes (RFC 8446 5.1) in one read.
 _CHUNK = 4 * 2**14
 # Bytes waiting for one side before the other side is no longer read.
@@ -138,6 +140,8 @@ def _client_context(key: ec.EllipticCurvePrivateKey, chain_pem: bytes, trust_pem
     _require_certified(key, chain[0])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Set by Python up to 3.11.3, and then data that was cut off looks whole (RFC 8446 6.1).
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     der, pem = serialization.Encoding.DER, serialization.Encoding.PEM
     context.load_verify_locations(cadata=b"".join(anchor.public_bytes(der) for anchor in trust))
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -234,6 +238,10 @@ class _Tunnel:
             except ssl.SSLZeroReturnError:
                 # What `read` makes of a close_notify after our own, instead of no bytes.
                 return bytes(plain), True
+            except ssl.SSLError as error:
+                if error.reason == _CUT_OFF and not isinstance(error, ssl.SSLEOFError):
+                    raise ssl.SSLEOFError(*error.args) from error  # Python before 3.11.4
+                raise
             if not piece:
                 return bytes(plain), True
             plain += piece
