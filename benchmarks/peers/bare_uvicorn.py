@@ -14,8 +14,6 @@ It is its own process::
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import ipaddress
 import socket
 import ssl
 import sys
@@ -25,11 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from benchmarks.loadgen import ClientTls, Target
 from benchmarks.measure import free_port, serving
@@ -50,7 +43,6 @@ BACKLOG = 4096
 # OpenSSL's default (SSL_CTX_set_num_tickets(3)). Against no tickets, a full handshake with two took
 # the server 15 to 47 % more CPU in four rounds of this harness, so both sides must send equally many.
 TICKETS = 2
-_CERTIFICATE_LIFETIME = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,65 +131,6 @@ def _command(folder: Path, body: bytes) -> list[str]:
     file = folder / "body.json"
     file.write_bytes(body)
     return [sys.executable, "-m", "benchmarks.peers.bare_uvicorn", "--body", str(file)]
-
-
-def make_certificates(folder: Path) -> tuple[ServerTls, ClientTls]:
-    """Write a one-day P-256 CA with a server and a client certificate for a benchmark.
-
-    Args:
-        folder: An existing private folder; keys are written unencrypted.
-    """
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Benchmark CA")])
-    ca = (
-        _unsigned(ca_name, ca_name, ca_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    trust = folder / "ca.pem"
-    trust.write_bytes(ca.public_bytes(Encoding.PEM))
-    files: dict[str, tuple[Path, Path]] = {}
-    for name, use in (
-        ("localhost", ExtendedKeyUsageOID.SERVER_AUTH),
-        ("bench-1", ExtendedKeyUsageOID.CLIENT_AUTH),
-    ):
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _leaf(name, use, key.public_key(), ca_name).sign(ca_key, hashes.SHA256())
-        files[name] = (folder / f"{name}.pem", folder / f"{name}.key")
-        files[name][0].write_bytes(certificate.public_bytes(Encoding.PEM))
-        files[name][1].touch(mode=0o600)
-        files[name][1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return ServerTls(*files["localhost"], client_ca=trust), ClientTls(*files["bench-1"], trust=trust)
-
-
-def _leaf(
-    name: str, use: x509.ObjectIdentifier, key: ec.EllipticCurvePublicKey, issuer: x509.Name
-) -> x509.CertificateBuilder:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    names: list[x509.GeneralName] = [x509.DNSName(name)]
-    if use == ExtendedKeyUsageOID.SERVER_AUTH:
-        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-    return (
-        _unsigned(subject, issuer, key)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-    )
-
-
-def _unsigned(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + _CERTIFICATE_LIFETIME)
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,9 +31,7 @@ class Tier(enum.StrEnum):
 
 # draft-ietf-rats-ar4si 2.3.4: values inside the trustworthiness vector that we assert.
 GENUINE = 2  # instance-identity: trustworthy instance; executables: approved at boot
-UNRECOGNISED_EXECUTABLES = 33  # executables: runtime or boot code not recognised
 CONTRAINDICATED_EXECUTABLES = 96
-UNRECOGNISED_INSTANCE = 97
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +121,19 @@ def verify(token: str, key: ec.EllipticCurvePublicKey) -> AttestationResult:
     except InvalidSignature as error:
         raise ResultMalformed("the result is not signed by this verifier") from error
     return _decode_claims(claims)
+
+
+def decode_unverified(token: str) -> AttestationResult:
+    """Return what a result says without knowing who says it: for showing, never for deciding.
+
+    Raises:
+        ResultMalformed: Not a compact JWS, or not an EAR of this profile.
+    """
+    try:
+        _, claims64, _ = token.split(".")
+    except ValueError as error:
+        raise ResultMalformed("not a compact JWS") from error
+    return _decode_claims(_unb64(claims64))
 
 
 def _decode_claims(raw: bytes) -> AttestationResult:

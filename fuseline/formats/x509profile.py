@@ -73,6 +73,11 @@ def serial_text(serial: int) -> str:
     return text.zfill(len(text) + len(text) % 2)
 
 
+def subject_key_id(ca: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    """Return a CA's subject key identifier; our CAs have one (RFC 5280 4.2.1.2)."""
+    return ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
 def is_device_name(name: str) -> bool:
     """Say whether a text can be a device's dNSName (lower case, no wildcard, two labels or more)."""
     return _DNS_NAME.fullmatch(name) is not None
@@ -189,7 +194,7 @@ def build_request(name: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificat
     """Build a PKCS#10 request for a device name; `key` may be an element's key."""
     return (
         x509.CertificateSigningRequestBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, name.split(".", maxsplit=1)[0])]))
+        .subject_name(_device_subject(name))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -206,8 +211,35 @@ def issue_device_certificate(
     not_after: dt.datetime,
 ) -> x509.Certificate:
     """Issue an IDevID or LDevID that follows the profile."""
-    subject = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, name.split(".", maxsplit=1)[0])])
-    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return _issue_end_entity(
+        subject=_device_subject(name),
+        names=[x509.DNSName(name)],
+        usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+        key=key,
+        issuer=issuer,
+        issuer_key=issuer_key,
+        serial=serial,
+        not_before=not_before,
+        not_after=not_after,
+    )
+
+
+def _device_subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, name.split(".", maxsplit=1)[0])])
+
+
+def _issue_end_entity(
+    *,
+    subject: x509.Name,
+    names: list[x509.DNSName] | list[x509.GeneralName],
+    usage: x509.ObjectIdentifier,
+    key: ec.EllipticCurvePublicKey,
+    issuer: x509.Certificate,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    serial: int,
+    not_before: dt.datetime,
+    not_after: dt.datetime,
+) -> x509.Certificate:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -216,15 +248,17 @@ def issue_device_certificate(
         .serial_number(serial)
         .not_valid_before(not_before)
         .not_valid_after(not_after)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(_issued_by(issuer), critical=False)
         .sign(issuer_key, hashes.SHA256())
     )
+
+
+def _issued_by(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key_id(issuer))
 
 
 def _usage(*, digital_signature: bool = False, certificates: bool = False) -> x509.KeyUsage:
@@ -276,10 +310,7 @@ def issue_ca(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
     if issuer is not None:
-        issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
-        )
+        builder = builder.add_extension(_issued_by(issuer), critical=False)
     if permitted_dns is not None:
         builder = builder.add_extension(
             x509.NameConstraints([x509.DNSName(permitted_dns)], excluded_subtrees=None), critical=True
@@ -297,21 +328,14 @@ def issue_server_certificate(
     not_after: dt.datetime,
 ) -> x509.Certificate:
     """Issue the plane's TLS server certificate (RFC 5280 with serverAuth only)."""
-    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fuseline plane")]))
-        .issuer_name(issuer.subject)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before)
-        .not_valid_after(not_after)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
-        )
-        .sign(issuer_key, hashes.SHA256())
+    return _issue_end_entity(
+        subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fuseline plane")]),
+        names=names,
+        usage=ExtendedKeyUsageOID.SERVER_AUTH,
+        key=key,
+        issuer=issuer,
+        issuer_key=issuer_key,
+        serial=x509.random_serial_number(),
+        not_before=not_before,
+        not_after=not_after,
     )

@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,10 +167,3 @@ def _public_key(path: Path) -> bytes:
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise StateMissing("not a P-256 public key", path=str(path))
     return x509profile.spki(key)
-
-
-def key_id(certificate_or_key: x509.Certificate | ec.EllipticCurvePublicKey) -> bytes:
-    """Return a CA's subject key identifier, or a key's SHA-256."""
-    if isinstance(certificate_or_key, x509.Certificate):
-        return certificate_or_key.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    return hashlib.sha256(x509profile.spki(certificate_or_key)).digest()

@@ -16,8 +16,7 @@ from fuseline.device.agent.enrol import Ldevid
 from fuseline.device.agent.journal import Journal
 from fuseline.device.agent.link import Identity, Line, PlaneLink
 from fuseline.device.agent.update import Installer, PendingUpdate, Progress, Task, UpdateClient
-from fuseline.device.element.client import ElementClient
-from fuseline.device.element.interface import KeySlot
+from fuseline.device.element.interface import KeySlot, SecureElement
 from fuseline.device.firmware.loader import BootDecision
 from fuseline.errors import (
     DeviceError,
@@ -94,7 +93,7 @@ class Agent:
         self._distrusted: str | None = None  # serial of an LDevID that the plane does not take
 
     @property
-    def _element(self) -> ElementClient:
+    def _element(self) -> SecureElement:
         return self._line.element
 
     def run(self) -> Outcome:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from fuseline.device.agent.link import PlaneLink
-from fuseline.device.element.client import ElementClient
-from fuseline.errors import PlaneRefused
-from fuseline.formats import psa, rats
+from fuseline.device.element.interface import SecureElement
+from fuseline.errors import PlaneRefused, ResultMalformed
+from fuseline.formats import ear, psa, rats
 
 _NEW_SESSION = f"{rats.NEW_SESSION}?nonceSize=32"
 
@@ -27,10 +26,9 @@ class Verdict:
     status: str
     release: str | None
     explanation: str
-    result: str
 
 
-def attest(link: PlaneLink, element: ElementClient) -> Verdict:
+def attest(link: PlaneLink, element: SecureElement) -> Verdict:
     """Answer one challenge with the element's boot record.
 
     Raises:
@@ -65,14 +63,10 @@ def _nonce(session: rats.Session) -> bytes:
         raise PlaneRefused("the verifier's nonce is not base64") from error
 
 
-def _read(result: str) -> Verdict:
+def _read(token: str) -> Verdict:
     try:
-        payload = result.split(".")[1]
-        claims = msgspec.json.decode(
-            base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)), type=dict[str, Any]
-        )
-        [submodule] = claims["submods"].values()
-        notes = submodule["ear_verifier_claims"]
-        return Verdict(submodule["ear_status"], notes["release"], notes["explanation"], result)
-    except (ValueError, KeyError, IndexError, TypeError, msgspec.DecodeError) as error:
+        result = ear.decode_unverified(token)
+        notes = result.verifier_claims
+        return Verdict(result.status.value, notes["release"], notes["explanation"])
+    except (ResultMalformed, KeyError) as error:
         raise PlaneRefused("the attestation result cannot be read") from error

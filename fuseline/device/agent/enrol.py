@@ -10,10 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fuseline.device.agent.config import DeviceConfig, load_chain
-from fuseline.device.agent.files import write_durably
 from fuseline.device.agent.link import Identity, Line, PlaneLink
 from fuseline.device.element.client import ElementKey
 from fuseline.device.element.interface import KeySlot
+from fuseline.device.files import write_durably
 from fuseline.errors import CertificateMalformed, CertProfile, PlaneRefused, StateMissing
 from fuseline.formats import est, x509profile
 

@@ -24,8 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fuseline.device.agent.config import load_chain
 from fuseline.device.element import provider, wire
-from fuseline.device.element.client import ElementClient
-from fuseline.device.element.interface import KeySlot
+from fuseline.device.element.interface import KeySlot, SecureElement
 from fuseline.errors import (
     ElementError,
     PlaneRefused,
@@ -87,7 +86,7 @@ class Line:
     port: int
     plane_name: str
     trust_pem: bytes
-    element: ElementClient
+    element: SecureElement
     relay_path: Path
     mode: TlsMode
 
@@ -172,7 +171,6 @@ class PlaneLink:
         self._session: ssl.SSLSession | None = None
         self._context = self._client_context() if line.mode is TlsMode.PROVIDER else None
         self._used = 0.0
-        self.handshakes = 0
 
     def _client_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -205,7 +203,6 @@ class PlaneLink:
                 if self._context is not None
                 else _RelayConnection(self._line, self._identity)
             )
-            self.handshakes += 1
         return self._connection
 
     @contextmanager

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fuseline.device.agent.config import DeviceConfig
-from fuseline.device.agent.files import sync_folder, write_durably
 from fuseline.device.agent.link import PlaneLink
+from fuseline.device.files import sync_folder, write_durably
 from fuseline.device.firmware.loader import BootDecision
 from fuseline.device.firmware.slots import SlotStore
 from fuseline.errors import (

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from fuseline.device.element import wire
-from fuseline.device.element.interface import KeySlot
+from fuseline.device.element.interface import KeySlot, SecureElement
 from fuseline.errors import ElementUnavailable
 from fuseline.formats.psa import SoftwareComponent
 
@@ -150,7 +150,7 @@ class ElementPower:
 class ElementKey(ec.EllipticCurvePrivateKey):
     """A P-256 key in an element, usable wherever `cryptography` takes a private key to sign with."""
 
-    def __init__(self, element: ElementClient, slot: KeySlot) -> None:
+    def __init__(self, element: SecureElement, slot: KeySlot) -> None:
         self._element = element
         self._slot = slot
         self._public = cast("ec.EllipticCurvePublicKey", load_der_public_key(element.public_key(slot)))

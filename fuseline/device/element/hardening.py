@@ -10,7 +10,6 @@ import signal
 
 # Linux uapi, include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-_PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _PR_SET_NO_NEW_PRIVS = 38
 # bits/mman.h
@@ -37,11 +36,6 @@ def harden() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     with contextlib.suppress(OSError):
         _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE)
-
-
-def is_dumpable() -> bool:
-    """Say whether the kernel would dump or trace this process for an equal."""
-    return _prctl(_PR_GET_DUMPABLE) != 0
 
 
 def die_with_parent(parent: int) -> None:

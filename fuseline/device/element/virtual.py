@@ -7,7 +7,6 @@ attestation key signs one thing: the boot record.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fuseline.device.element.interface import KeySlot
+from fuseline.device.files import write_durably
 from fuseline.errors import ElementCounter, ElementPhase, ElementRequest, StateMissing, StatePermissions
 from fuseline.formats import cose, psa, x509profile
 
@@ -127,16 +127,7 @@ class MonotonicCounter:
         return current
 
     def _store(self, value: int) -> None:
-        fresh = self._path.with_suffix(".new")
-        with contextlib.suppress(FileNotFoundError):
-            fresh.unlink()  # left behind by a power cut
-        _write_new(fresh, self._LAYOUT.pack(value, self._mac(value)))
-        fresh.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(self._path, self._LAYOUT.pack(value, self._mac(value)))
 
 
 class VirtualElement:

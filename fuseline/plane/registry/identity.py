@@ -24,8 +24,7 @@ from fuseline.errors import (
     CertUnknown,
     NotOnManifest,
 )
-from fuseline.formats.x509profile import DeviceCertificate, parse_device_certificate
-from fuseline.plane.config import key_id
+from fuseline.formats.x509profile import DeviceCertificate, parse_device_certificate, subject_key_id
 from fuseline.plane.store.database import Database, Row
 from fuseline.plane.store.schema import certificates, devices
 from fuseline.plane.store.statements import compiled
@@ -93,8 +92,8 @@ class Identifier:
     ) -> None:
         self._database = database
         self._issuers = {
-            key_id(factory_ca): (CertificateKind.IDEVID, factory_ca),
-            key_id(operational_ca): (CertificateKind.LDEVID, operational_ca),
+            subject_key_id(factory_ca).digest: (CertificateKind.IDEVID, factory_ca),
+            subject_key_id(operational_ca).digest: (CertificateKind.LDEVID, operational_ca),
         }
         self._parse: Callable[[bytes], tuple[DeviceCertificate, CertificateKind]] = functools.lru_cache(
             _CACHE_SIZE
