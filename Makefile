@@ -35,7 +35,7 @@ test-all: .venv/.dev apt ## all tests, long sweeps too
 
 .PHONY: apt
 apt: # real clients for tests; without apt or root their tests skip and say so
-	@tools/apt.sh curl openssl chromium
+	@tools/apt.sh curl openssl chromium qemu-system-arm
 
 check: .venv/.dev ## ruff, strict types, import rule, lengths, documents
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 uv=${UV:-uv}
 cutoff=$(date -u -d '7 days ago' +%Y-%m-%dT00:00:00Z)
 compile() {
-  env UV_FIND_LINKS= "$uv" pip compile pyproject.toml --extra build --extra demo "${@:2}" --quiet --upgrade \
+  env UV_FIND_LINKS= "$uv" pip compile pyproject.toml --extra build --extra chip --extra demo "${@:2}" --quiet --upgrade \
     --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
     --exclude-newer "$cutoff" --output-file "requirements/$1.txt"
 }
