@@ -1,1 +1,1 @@
-"""The chip's physics: fuses, PUF, flash, crypto block, key manager, and the two engines that run machine code."""
+"""The chip's physics: fuses, PUF, flash, crypto block, key manager, and the two engines for machine code."""

@@ -1,9 +1,10 @@
 """The command port: how machine code asks the chip's blocks for something.
 
-Write the arguments and the command into the mailbox, set its status to `Status.BUSY`, write 1 to the doorbell,
-read the status until it is not busy. In the first engine the block has answered before the store to the doorbell
-retires; in the second a Python process polls the same words. Addresses in arguments are the processor's; a block reaches
-main RAM, the mailbox's data buffer and, to read, flash and the fuse shadow, and nothing else.
+Write the arguments and the command into the mailbox, set its status to `Status.BUSY`, write 1 to the
+doorbell, read the status until it is not busy. In the first engine the block has answered before the
+store to the doorbell retires; in the second a Python process polls the same words. Addresses in
+arguments are the processor's; a block reaches main RAM, the mailbox's data buffer and, to read, flash
+and the fuse shadow, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Status(IntEnum):
     BAD_ARGUMENT = 0xB3C296A3
     """Out of range, misaligned, or an address that blocks cannot reach."""
     FAILED = 0x56F4664A
-    """It was tried and did not work: no code word near enough, a flash word not erased, a dead noise source."""
+    """It did not work: a flash word not erased, a fuse that did not take, a dead noise source."""
 
 
 class Command(IntEnum):
@@ -47,18 +48,22 @@ class Command(IntEnum):
     OTP_BLOW = 0x10
     """a0: word index, a1: bits to blow. r0: what the word reads as afterwards. FAILED: a bit did not take."""
     OTP_READ = 0x11
-    """a0: word index. r0: the word by normal sense. r1: bits that a strict (margin) sense cannot be sure of."""
+    """a0: word index. r0: the word by normal sense. r1: bits that a strict (margin) sense doubts."""
 
     PUF_ENROL = 0x18
     """a0: where to write helper data (`HELPER_SIZE` octets). Fills `KeySlot.UDS`. Only in life cycle TEST."""
     PUF_RECONSTRUCT = 0x19
-    """a0: where helper data stands. Fills `KeySlot.UDS`. r0: bits corrected. FAILED: too many errors."""
+    """a0: where helper data stands. Fills `KeySlot.UDS`: with the secret, or with noise where the readout is
+    too far from it or the helper is no helper. The answer is the same; only a check value
+    tells (ADR 0012)."""
     PUF_CLEAR = 0x1A
     """Erases the rows and locks the PUF until the next cold or warm reset."""
 
     KEY_DERIVE = 0x20
     """a0: source, a1: destination, a2, a3: label address and length, a4, a5: context address and length.
-    Destination = HKDF-Expand-SHA256(source, label || 0x00 || context, 32) (RFC 5869 2.3)."""
+    Destination = HKDF-Expand-SHA256(source, label || 0x00 || context, 32) (RFC 5869 2.3). From `KeySlot.UDS`
+    the block itself puts life cycle and debug state before the context, so that no machine code, and nobody
+    at an open debug port, derives what another state of this chip derives."""
     KEY_PAIR = 0x21
     """a0: source, a1: destination, a2, a3: label, a4: where to write the public key (X || Y, 64 octets).
     Destination = a P-256 key from 48 octets of HKDF-Expand (FIPS 186-5 A.2.1)."""
@@ -96,7 +101,7 @@ class Command(IntEnum):
     FLASH_ERASE = 0x40
     """a0: offset of a block. r0: how often this block has been erased."""
     FLASH_PROGRAM = 0x41
-    """a0: offset, a1, a2: source; whole words. FAILED: r0 is the offset of the first word that is not erased."""
+    """a0: offset, a1, a2: source; whole words. FAILED: r0 is the offset of the first word not erased."""
     FLASH_WEAR = 0x42
     """a0: offset of a block. r0: how often it has been erased."""
 

@@ -1,12 +1,13 @@
 """Where each fact stands in the one-time fuses, how it is protected, and until when it may be blown.
 
-A fuse goes from 0 to 1 and never back, so every error and every attack by blowing is one-directional. Each fact is
-coded so that such a change is seen:
+A fuse goes from 0 to 1 and never back, so every error and every attack by blowing is one-directional. Each
+fact is coded so that such a change is seen:
 
 - *coded*: one 32-bit word, 0 or a code word with exactly 16 ones. Another one makes 17.
-- *berger*: data words followed by the number of their zeros (J. M. Berger, 1961). More ones in the data make the
-  count too high for them, more ones in the count make it higher still.
-- *thermometer*: a counter of value n has exactly its n lowest bits set, in two copies; the higher copy counts.
+- *berger*: data words followed by the number of their zeros (J. M. Berger, 1961). More ones in the data make
+  the count too high for them, more ones in the count make it higher still.
+- *thermometer*: a counter of value n has exactly its n lowest bits set, in two copies; the higher copy
+  counts.
 - *copies*: two words, and any bit set in either means yes.
 """
 
@@ -65,7 +66,7 @@ PUF_ENROLLED_WORD: Final = 0xBE49CCB0
 
 DEBUG_AUTHORITY: Final = 48
 DEBUG_AUTHORITY_WORDS: Final = 8
-"""SHA-256 of the debug authority's SubjectPublicKeyInfo, with its Berger word; all zero: nobody can unlock."""
+"""SHA-256 of the debug authority's SubjectPublicKeyInfo, with its Berger word; all zero: no unlocking."""
 
 KEY_SLOT: Final = 64
 KEY_SLOT_STRIDE: Final = 16
