@@ -24,6 +24,7 @@ app.command("fuseline.cli.plane:app", name="plane")
 app.command("fuseline.cli.device:app", name="device")
 app.command("fuseline.cli.release:app", name="release")
 app.command("fuseline.cli.rollout:app", name="rollout")
+app.command("fuseline.cli.chip:app", name="chip")
 
 
 def main() -> None:

@@ -335,7 +335,7 @@ class FuseRequestEmpty(SiliconError):
 
 
 class ChipFileUnreadable(SiliconError):
-    """A file given to a chip command cannot be read, or is not of the kind that the command takes."""
+    """A file named to a chip command cannot be read or written, or is of another kind."""
 
     code = "E_CHIP_FILE"
     hint = "Check the path; loader images come from `imgtool sign`, keys are PEM."

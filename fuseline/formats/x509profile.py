@@ -257,6 +257,54 @@ def _issue_end_entity(
     )
 
 
+def issue_device_id_certificate(
+    *,
+    chip_id: bytes,
+    name: str,
+    key: ec.EllipticCurvePublicKey,
+    issuer: x509.Certificate,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    serial: int,
+    not_before: dt.datetime,
+) -> x509.Certificate:
+    """Issue the IDevID of a chip: the DeviceID certificate of its DICE chain (see `formats.dice`).
+
+    It is a CA, because the chip's ROM certifies the loader's key with it, and the loader the firmware's: so
+    goes the path length. It never expires, for it stands in a chip that nobody visits again.
+
+    Args:
+        chip_id: 32 octets; the subject's serialNumber is their hexadecimal.
+        name: The device's dNSName.
+        key: The public key that was derived inside the chip.
+        issuer: The factory CA.
+        issuer_key: Its key.
+        serial: Serial number of the certificate.
+        not_before: Start of validity.
+    """
+    subject = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, chip_id.hex())])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject)
+        .public_key(key)
+        .serial_number(serial)
+        .not_valid_before(not_before)
+        .not_valid_after(NO_EXPIRY)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(_usage(digital_signature=True, certificates=True), critical=True)
+        .add_extension(_sha256_key_id(key), critical=False)
+        .add_extension(_issued_by(issuer), critical=False)
+        .sign(issuer_key, hashes.SHA256())
+    )
+
+
+def _sha256_key_id(key: ec.EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
+    # RFC 7093 2 (1): a chip that names its issuer by this has SHA-256, and no SHA-1.
+    point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return x509.SubjectKeyIdentifier(hashlib.sha256(point).digest()[:20])
+
+
 def _issued_by(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key_id(issuer))
 
@@ -284,8 +332,9 @@ def issue_ca(
     not_before: dt.datetime,
     not_after: dt.datetime,
     permitted_dns: str | None = None,
+    path_length: int | None = None,
 ) -> x509.Certificate:
-    """Issue a CA certificate: the self-signed root when `issuer` is None, else a path-length-0 CA.
+    """Issue a CA certificate: the self-signed root when `issuer` is None, else a CA below it.
 
     Args:
         common_name: Subject common name.
@@ -295,8 +344,11 @@ def issue_ca(
         not_before: Start of validity.
         not_after: End of validity.
         permitted_dns: Name constraint: the only DNS subtree below which it may issue (RFC 5280 4.2.1.10).
+        path_length: CAs that may stand below it; 1 for the root and 0 for another unless told.
     """
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    if path_length is None:
+        path_length = 0 if issuer else 1
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -305,7 +357,7 @@ def issue_ca(
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0 if issuer else 1), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_usage(certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
