@@ -37,12 +37,13 @@ test-all: .venv/.dev apt ## all tests, long sweeps too
 apt: # real clients for tests; without apt or root their tests skip and say so
 	@tools/apt.sh curl openssl chromium qemu-system-arm
 
-check: .venv/.dev ## ruff, strict types, import rule, lengths, documents
+check: .venv/.dev ## ruff, strict types, import rule, lengths, documents, the frozen ROM
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/house.py
+	$(BIN)/python tools/chip.py check
 
 bench: .venv/.dev ## every performance claim beside its peer or limit
 	$(BIN)/python -m benchmarks

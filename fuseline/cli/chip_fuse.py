@@ -81,10 +81,10 @@ def fuse(
     ] = None,
     engine: EngineChoice = "unicorn",
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Blow fuses, for ever. First a copy of the chip gets them, every bit is shown, and the copy is booted.
 
-    What would cost the chip its last boot is refused.
+    What would cost the chip its last boot is refused; a rehearsal of it ends with exit status 1.
     """
     wanted, consent = wanted or Wanted(), consent or Consent()
     request = _request(wanted)
@@ -107,6 +107,7 @@ def fuse(
         print_json({"chip": str(folder), "blown": done, "rehearsal": rehearsal.as_dict()})
     elif done:
         console.print("[bold]blown[/]")
+    return 1 if rehearsal.verdict.harmful and not done else 0
 
 
 def _preparation(debug_key: Path | None) -> Prepare:

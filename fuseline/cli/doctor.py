@@ -10,11 +10,12 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 from fuseline.cli.output import DEFAULT_STATE, AsJson, State, print_json, print_table
 from fuseline.device.element import provider
-from fuseline.errors import FuselineError, SchemaVersion
+from fuseline.errors import FuselineError, SchemaVersion, ToolMissing
 from fuseline.lab.factory import open_fleet
 from fuseline.lab.releases import imgtool
 from fuseline.plane.config import PlaneConfig
@@ -53,13 +54,27 @@ def _machine() -> Iterator[Finding]:
     yield Finding("Python", *_when(sys.version_info >= (3, 11), version, "install Python 3.11 or later"))
     yield _asked("element key in TLS", _key_provider, failing="note")
     yield _asked("imgtool", lambda: str(imgtool()), failing="fail")
-    chromium = shutil.which("chromium")
-    yield Finding(
-        "Chromium (browser test)",
-        "ok" if chromium else "note",
-        chromium or "not installed",
-        "" if chromium else "apt-get install chromium",
+    yield _asked("chip engine", _chip_engine, failing="note")
+    yield _program("QEMU (second chip engine)", "qemu-system-arm")
+    yield _program("Chromium (browser test)", "chromium")
+
+
+def _program(check: str, package: str) -> Finding:
+    """Look for a program that Debian's package of the same name brings, and that nobody has to have."""
+    path = shutil.which(package)
+    return (
+        Finding(check, "ok", path) if path else Finding(check, "note", "none", f"apt-get install {package}")
     )
+
+
+def _chip_engine() -> str:
+    try:
+        # Loaded here: an installation that only runs a plane lacks the extra `chip`.
+        from fuseline.device.silicon.cortexm.unicorn_layout import layout  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise ToolMissing("the emulated chip's packages are not installed", package=missing.name) from missing
+    layout()
+    return f"Unicorn {metadata.version('unicorn')}"
 
 
 def _key_provider() -> str:
