@@ -3,7 +3,7 @@
 Usage: python tools/chip.py header                render the C headers from the programming model
        python tools/chip.py build                 build ROM and probes into the package
        python tools/chip.py build --unhardened DIR  build the ROM without its defences against faults into DIR
-       python tools/chip.py check                 build twice elsewhere; compare with package and frozen digests
+       python tools/chip.py check                 build twice elsewhere; compare with what is frozen
        python tools/chip.py freeze                freeze the digests of a new ROM revision
 
 The compiler is the pinned `ziglang` wheel. Nothing in the binaries depends on when or where they were built.
@@ -19,11 +19,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Final
 
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from fuseline.device.silicon import commands, fuse_map, memory_map
 from fuseline.device.silicon.puf import HELPER_SIZE
@@ -49,7 +50,14 @@ _FLAGS: Final = (
         "-fno-strict-aliasing",
         "-fno-stack-protector",
     ),
-    *("-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-builtin", "-fno-jump-tables", "-fomit-frame-pointer", "-fno-unroll-loops"),
+    *(
+        "-fno-unwind-tables",
+        "-fno-asynchronous-unwind-tables",
+        "-fno-builtin",
+        "-fno-jump-tables",
+        "-fomit-frame-pointer",
+        "-fno-unroll-loops",
+    ),
     # Two checks that look alike must stay two checks.
     *("-mllvm", "-enable-machine-outliner=never", "-mllvm", "-enable-tail-merge=false"),
     *(
@@ -101,7 +109,7 @@ def _define(name: str, value: int) -> str:
     return f"#define {name} 0x{value:08x}u"
 
 
-def _enum(prefix: str, members: type[IntEnum]) -> Iterator[str]:
+def _enum(prefix: str, members: type[IntEnum | IntFlag]) -> Iterator[str]:
     for name, member in members.__members__.items():
         yield _define(f"{prefix}_{name}", int(member))
 
@@ -197,7 +205,7 @@ def compile_target(target: Target, folder: Path) -> Path:
     """Compile and link one target into `folder`; returns the ELF file."""
     elf = folder / f"{target.name}.elf"
     command = [sys.executable, "-m", "ziglang", "cc", *_FLAGS, *(f"-D{name}" for name in target.defines)]
-    command += [f"-ffile-prefix-map={CHIP}=chip", f"-fdebug-compilation-dir=chip", "-Iinclude"]
+    command += [f"-ffile-prefix-map={CHIP}=chip", "-fdebug-compilation-dir=chip", "-Iinclude"]
     command += ["-Irom", f"-Wl,-T,{target.script}", *target.sources, "-o", str(elf)]
     environment = os.environ | {"ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
     subprocess.run(command, check=True, cwd=CHIP, env=environment)
@@ -223,11 +231,7 @@ def lines_of(elf: Path) -> str:
     """Return the line map: `address file:line function`, one row where any of it changes."""
     with elf.open("rb") as stream:
         file = ELFFile(stream)
-        functions = sorted(
-            (int(symbol["st_value"]) & ~1, symbol.name)
-            for symbol in file.get_section_by_name(".symtab").iter_symbols()
-            if symbol["st_info"]["type"] == "STT_FUNC"
-        )
+        functions = sorted(_functions(file))
         # Of several rows for one address the last one holds.
         rows = dict(_line_rows(file))
     text: list[str] = []
@@ -237,6 +241,15 @@ def lines_of(elf: Path) -> str:
         if last != (last := f"{place} {function}"):
             text.append(f"{address:05x} {last}\n")
     return "".join(text)
+
+
+def _functions(file: ELFFile) -> Iterator[tuple[int, str]]:
+    table = file.get_section_by_name(".symtab")
+    if not isinstance(table, SymbolTableSection):
+        raise SystemExit("the linker wrote no symbol table")
+    for symbol in table.iter_symbols():
+        if symbol["st_info"]["type"] == "STT_FUNC":
+            yield int(symbol["st_value"]) & ~1, symbol.name
 
 
 def _line_rows(file: ELFFile) -> Iterator[tuple[int, str]]:

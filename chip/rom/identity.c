@@ -32,6 +32,7 @@ void identity_secret(void) {
 static void forget_secret(void) {
   MUST(port0(CMD_PUF_CLEAR) ^ STATUS_OK, E_ROM_PUF_CLEAR);
   MUST(*word_at(MAILBOX + MAILBOX_COMMAND) ^ CMD_PUF_CLEAR, E_ROM_PUF_CLEAR);
+  flow = flow + TOKEN_TAKEN;
   port_take_away(CMD_KEY_CLEAR, KEY_UDS);
 }
 

@@ -16,6 +16,7 @@ void port_take_away(uint32_t command, uint32_t a0) {
   MUST(status ^ STATUS_OK, E_ROM_LOCK); /* ROM-LOCK-1 */
   MUST(*word_at(MAILBOX + MAILBOX_COMMAND) ^ launder(command), E_ROM_LOCK);
   MUST(*word_at(ARGUMENT(0)) ^ launder(a0), E_ROM_LOCK);
+  flow = flow + TOKEN_TAKEN;
 }
 
 void port_stage(uint32_t stage) { MUST(port1(CMD_STAGE, stage) ^ STATUS_OK, E_ROM_PORT); /* ROM-FLOW-3 */ }

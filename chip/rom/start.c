@@ -34,7 +34,8 @@ __attribute__((naked, noreturn)) void rom_fault(void) {
       "b 1b\n\t" ::"i"(E_ROM_EXCEPTION));
 }
 
-/* Erases the ROM's RAM and every register, then enters the loader with its own stack. */
+/* Erases the ROM's RAM and every register, then enters the loader with its own stack. Erasing takes long enough for a bit to
+ * flip in the two that stay, so they are compared with the image once more. */
 __attribute__((naked, noreturn)) void leave(__attribute__((unused)) uint32_t stack, __attribute__((unused)) uint32_t entry) {
   __asm__ volatile(
       "msr msp, r0\n\t"
@@ -55,8 +56,21 @@ __attribute__((naked, noreturn)) void leave(__attribute__((unused)) uint32_t sta
       "bne 1b\n\t"
       "cmp r0, r1\n\t"
       "bne rom_fault\n\t"
+      "ldr r0, =%c2\n\t"
+      "ldrh r1, [r0, #8]\n\t"
+      "adds r0, r0, r1\n\t"
+      "ldr r1, [r0]\n\t"
+      "mrs r3, msp\n\t"
+      "cmp r1, r3\n\t"
+      "bne rom_fault\n\t"
+      "ldr r1, [r0, #4]\n\t"
+      "cmp r1, lr\n\t"
+      "bne rom_fault\n\t"
+      "cmp r1, lr\n\t"
+      "bne rom_fault\n\t"
       "movs r0, #0\n\t"
       "movs r1, #0\n\t"
+      "movs r3, #0\n\t"
       "mov r10, r2\n\t"
       "mov r11, r2\n\t"
       "mov r12, r2\n\t"
@@ -64,7 +78,8 @@ __attribute__((naked, noreturn)) void leave(__attribute__((unused)) uint32_t sta
       "bx lr\n\t"
       "2: b 2b\n\t"
       "b 2b\n\t" ::"i"(ROM_RAM_BASE),
-      "i"(ROM_RAM_BASE + ROM_RAM_SIZE));
+      "i"(ROM_RAM_BASE + ROM_RAM_SIZE),
+      "i"(LOADER_RAM));
 }
 
 /* Armv7-M B1.5.3. Nothing in the ROM takes an interrupt on purpose. */

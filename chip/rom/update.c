@@ -34,6 +34,8 @@ void update_read(void) {
   MUST_AGAIN(differ_backwards(WORK_OUTPUT, (uint32_t)taken.mac, 8u), E_ROM_UPDATE_RECORD);
   MUST((taken.life_cycle ^ life_cycle()) | (taken.debug ^ boot.debug), E_ROM_UPDATE_STATE); /* ROM-UPD-2 */
   copy_words((uint32_t)boot.idevid_public, (uint32_t)taken.idevid_public, 16u);
+  port_take_away(CMD_KEY_CLEAR, KEY_UDS);
+  port_take_away(CMD_LOCK, LOCK_PUF);
   STEP(STEP_SECRET);
   STEP(STEP_DEBUG);
   STEP(STEP_IDENTITY);

@@ -390,49 +390,42 @@ class EngineUnsupported(SiliconError):
     hint = "Install the pinned version: `pip install 'unicorn==2.1.4'`, or use the engine `qemu`."
 
 
-class ProgramError(SiliconError):
-    """A program that the board cannot load."""
-
-    code = "E_PROGRAM"
-    hint = "Build it for mps2-an385 or mps2-an386: memory at 0, 0x20000000 and 0x21000000."
-
-
-class ProgramUnreadable(ProgramError):
+class ProgramUnreadable(SiliconError):
     """The program's file cannot be read."""
 
     code = "E_PROGRAM_FILE"
     hint = "Check the path and its permissions."
 
 
-class ProgramTooLarge(ProgramError):
+class ProgramTooLarge(SiliconError):
     """The program's file is larger than all of the board's memory."""
 
     code = "E_PROGRAM_TOO_LARGE"
     hint = "Is it a disk image? The board takes ELF files and raw images of up to 4 MiB."
 
 
-class ProgramMalformed(ProgramError):
+class ProgramMalformed(SiliconError):
     """The file starts like an ELF file and is none."""
 
     code = "E_PROGRAM_MALFORMED"
     hint = "Link it again; a file that was cut short looks like this."
 
 
-class ProgramMachine(ProgramError):
+class ProgramMachine(SiliconError):
     """An ELF file for another processor."""
 
     code = "E_PROGRAM_MACHINE"
     hint = "Build for 32-bit little-endian Arm, e.g. `-mcpu=cortex-m4 -mthumb`, and link an executable."
 
 
-class ProgramSegment(ProgramError):
+class ProgramSegment(SiliconError):
     """A segment does not fit where it belongs: outside memory, over another one, or not in the file."""
 
     code = "E_PROGRAM_SEGMENT"
     hint = "Look at the physical addresses of the load segments (`readelf -l`) and at the linker script."
 
 
-class ProgramVectors(ProgramError):
+class ProgramVectors(SiliconError):
     """The vector table at address 0 starts nothing: stack pointer or reset vector are wrong."""
 
     code = "E_PROGRAM_VECTORS"
@@ -458,3 +451,24 @@ class UsageMalformed(SiliconError):
 
     code = "E_CHIP_USAGE"
     hint = "Build it with `fuseline.formats.usage`: 16 words, every unselected field filled with 0xA5A5A5A5."
+
+
+class ChipFleetInvalid(SiliconError):
+    """A fleet of chips was asked for that cannot be simulated."""
+
+    code = "E_CHIP_FLEET"
+    hint = "Ask for at least one chip and one worker, for -55 to 150 °C, and for no negative age."
+
+
+class ChipFleetWorkerLost(SiliconError):
+    """A process that simulated chips ended before its work was done."""
+
+    code = "E_CHIP_FLEET_WORKER"
+    hint = "Look whether memory ran out; take fewer `--workers`. The same `--seed` makes the same chips."
+
+
+class ChipAttackUnknown(SiliconError):
+    """There is no attack of this name in the catalogue."""
+
+    code = "E_CHIP_ATTACK"
+    hint = "List the attacks with `fuseline lab chip-attacks --list`."

@@ -88,8 +88,8 @@ def parse_usage(raw: bytes) -> UsageConstraints:
         raw: 64 octets.
 
     Raises:
-        UsageMalformed: Wrong size, a selector bit that names no field, half a chip id, or an unselected field that
-            holds something.
+        UsageMalformed: Wrong size, a selector bit that names no field, half a chip id, or an unselected field
+            that holds something.
     """
     if len(raw) != USAGE_SIZE:
         raise UsageMalformed(f"usage constraints have {USAGE_SIZE} octets", size=len(raw))

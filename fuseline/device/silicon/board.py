@@ -122,17 +122,24 @@ def _drop(_: bytes) -> None:
     """What the board's other UARTs send goes nowhere."""
 
 
-def run_program(path: Path, *, output: Callable[[bytes], None], limits: Limits) -> Stop:
+def run_program(
+    path: Path,
+    *,
+    output: Callable[[bytes], None],
+    limits: Limits,
+    source: Callable[[], bytes] | None = None,
+) -> Stop:
     """Run a program until it ends, or a limit is reached.
 
     Args:
         path: An ELF file, or a raw image for address 0.
         output: Takes what it prints.
         limits: When to give up.
+        source: Gives what is typed into UART0; with one, a program that sleeps is never idle.
 
     Raises:
-        ProgramError: The file is no program for this board.
+        SiliconError: The file is no program for this board; see `read_program`.
     """
-    board = Board(output)
+    board = Board(output, source=source)
     board.load(read_program(path, WINDOWS))
     return board.cpu.run(limits)

@@ -159,6 +159,11 @@ class CommandPort:
             Command.DEBUG_OPEN: self._debug_open,
         }
 
+    @property
+    def memory_writes(self) -> int:
+        """How often a command has written its result to memory: the processor may have run code there."""
+        return self._dma.writes
+
     def request(self, command: Command | int, *arguments: int) -> Answer:
         """Ask as machine code would, through the mailbox; for testers and studies.
 
@@ -282,7 +287,9 @@ class CommandPort:
             secret = self._silicon.puf.reconstruct(self._rows, helper).secret
         except PufFailure:
             # Whoever edits helper data and learns whether it still decodes learns the secret bit by bit.
-            secret = hashlib.sha256(_NO_CODE_WORD + self._rows).digest()
+            # The address is in it so that two copies that both fail never agree: then the ROM enrols. Else it
+            # would blow its fuses for whatever somebody planted in flash before.
+            secret = hashlib.sha256(_NO_CODE_WORD + a[0].to_bytes(4, "little") + self._rows).digest()
         self._fill_uds(helper, secret)
         return _NOTHING
 

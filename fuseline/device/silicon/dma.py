@@ -44,10 +44,14 @@ class Dma:
 
     Args:
         psram: The memory.
+
+    Attributes:
+        writes: How often something was written.
     """
 
     def __init__(self, psram: Psram) -> None:
         self._memory = psram.view(PSRAM_BASE, PSRAM_SIZE)
+        self.writes = 0
 
     def view(self, address: int, length: int) -> memoryview:
         """Return memory to read, as it is now and as it will change. An empty range may stand anywhere.
@@ -91,4 +95,5 @@ class Dma:
         self.require_writable(address, len(data))
         offset = address - PSRAM_BASE
         if data:
+            self.writes += 1
             self._memory[offset : offset + len(data)] = data

@@ -122,7 +122,7 @@ class FaultProbe:
         return (self.pc, *self.block_at(self.pc))
 
     def block_at(self, address: int) -> tuple[int, ...]:
-        """Return the addresses of the instructions in the IT block that the instruction at `address` begins."""
+        """Return where the instructions stand of the IT block that the one at `address` begins, if any."""
         addresses, at = [], address
         for _ in range(_it_block_length(self._halfword(address))):
             at += self.size_at(at)
@@ -160,8 +160,8 @@ class FaultProbe:
     def load_zeros(self, address: int, size: int, index: int = 0) -> Stop | None:
         """Let one of the upcoming instructions find zeros where it loads from.
 
-        What it loads from is not changed. Inside an IT block, all instructions up to it are executed, and find
-        the zeros too if they load from the same place.
+        What it loads from is not changed. Inside an IT block, all instructions up to it are executed, and
+        find the zeros too if they load from the same place.
 
         Args:
             address: Of a load of that instruction, in memory.
@@ -193,7 +193,7 @@ class FaultProbe:
         return None
 
     def _step_over(self, index: int) -> Stop | None:
-        """Execute the upcoming instructions up to `index`: in one step or in several, as the engine cuts them."""
+        """Execute the upcoming instructions up to `index`, in one step or in several."""
         end = self.instructions + index
         while True:
             stop = self.step()

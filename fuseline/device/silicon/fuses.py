@@ -139,6 +139,8 @@ class FuseArray:
     @property
     def life_cycle_begun(self) -> LifeCycle:
         """The highest state of which any fuse is blown, or half-blown."""
+        if not self._half:
+            return last_touched_state(self._blown)
         words = range(max(_LIFE_CYCLE) + 1)
         return last_touched_state([self._blown[word] | self.margin(word) for word in words])
 

@@ -85,9 +85,7 @@ class BootRecord:
     certificate: bytes
 
 
-def _enumerated(
-    found: int, kind: type[LifeCycle] | type[DebugState] | type[ResetReason] | type[KeyType]
-) -> None:
+def _enumerated(found: int, kind: type[LifeCycle | DebugState | ResetReason | KeyType]) -> None:
     if found not in {int(member) for member in kind}:
         raise HandoverMalformed(f"the boot record names no {kind.__name__}", value=f"{found:#010x}")
 

@@ -20,8 +20,8 @@ ROM_SIZE: Final = 64 * KIB
 SRAM_BASE: Final = 0x2000_0000
 SRAM_SIZE: Final = 256 * KIB
 """Private to the processor: the crypto block cannot reach it."""
-ROM_RAM_BASE: Final = 0x2003_C000
-ROM_RAM_SIZE: Final = 16 * KIB
+ROM_RAM_BASE: Final = 0x2003_F000
+ROM_RAM_SIZE: Final = 4 * KIB
 """The part of SRAM that the ROM uses, and erases before it jumps."""
 
 FLASH_BASE: Final = 0x2100_0000

@@ -70,7 +70,9 @@ class _Monitor:
 
     def start(self) -> None:
         """Let the processor run; returns when it does, or when QEMU has given up or not answered."""
-        self._link.sendall(b'{"execute":"qmp_capabilities"}\n{"execute":"cont"}\n')
+        # One that has ended already takes nothing; `poll` finds that out.
+        with contextlib.suppress(ConnectionError):
+            self._link.sendall(b'{"execute":"qmp_capabilities"}\n{"execute":"cont"}\n')
         self._link.setblocking(False)
         give_up = time.monotonic() + _START_SECONDS
         while not (self.running or self.closed) and time.monotonic() < give_up:
@@ -239,7 +241,7 @@ def _serve(machine: _Machine, doorbell: Doorbell, rung: memoryview, seconds: flo
     """Answer the doorbell, whose word is `rung[0]`, until the run ends."""
     give_up = time.monotonic() + seconds
     nap = _SHORTEST_NAP_SECONDS
-    while True:
+    while time.monotonic() < give_up:
         busy = False
         for _ in range(_EAGER_POLLS):
             if rung[0]:
@@ -250,11 +252,10 @@ def _serve(machine: _Machine, doorbell: Doorbell, rung: memoryview, seconds: flo
         ended = machine.ended()
         if ended is not None:
             return ended
-        if time.monotonic() > give_up:
-            return Stop(StopKind.TIMEOUT, detail=f"after {seconds:g} s")
         nap = _SHORTEST_NAP_SECONDS if busy else min(2 * nap, _LONGEST_NAP_SECONDS)
         if not busy:
             time.sleep(nap)
+    return Stop(StopKind.TIMEOUT, detail=f"after {seconds:g} s")
 
 
 def _memory_file(resources: contextlib.ExitStack) -> int:

@@ -14,8 +14,8 @@ from fuseline.device.silicon.cortexm import Access, BusDevice, CortexM4, MemoryR
 from fuseline.device.silicon.peripherals.timer import CmsdkTimer
 from fuseline.device.silicon.peripherals.uart import CmsdkUart
 from fuseline.device.silicon.peripherals.watchdog import CmsdkWatchdog
-from fuseline.device.silicon.psram_window import PsramWindow
-from fuseline.device.silicon.run import CONSOLE_LIMIT, Doorbell, Run, sram_at_power_up
+from fuseline.device.silicon.psram_window import PsramWindow, SramWindow
+from fuseline.device.silicon.run import CONSOLE_LIMIT, Doorbell, Run
 
 if TYPE_CHECKING:
     from fuseline.device.silicon.cortexm import CpuSnapshot
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 _WINDOWS: Final = (
     (m.FLASH_BASE, m.FLASH_SIZE, Access.R),
     (m.RAM_BASE, m.RAM_SIZE, Access.RW),
-    (m.PUF_ROWS, m.PUF_ROWS_SIZE, Access.RW),
     (m.FUSE_SHADOW, m.FUSE_SHADOW_SIZE, Access.R),
     (m.MAILBOX, m.MAILBOX_SIZE, Access.RW),
     (m.SYSTEM, m.SYSTEM_SIZE, Access.R),
     (m.RETENTION, m.RETENTION_SIZE, Access.RW),
 )
-"""Windows of the chip's memory, and what the processor may do in them. Between them is nothing."""
+"""Windows of the chip's memory, and what the processor may do in them. Between them is nothing.
+
+The PUF's rows are none of them but registers: to take a window away and to give it back, Unicorn makes its
+whole map anew, twice a boot.
+"""
 
 # mps2-an386 (QEMU 7.2 hw/arm/mps2.c); the chip has a part of that board's peripherals.
 _TIMERS = ((0x4000_0000, 8), (0x4000_1000, 9))
@@ -68,7 +71,7 @@ class UnicornEngine:
     name = "unicorn"
 
     def __init__(self) -> None:
-        self._psram = PsramWindow()
+        self._psram, self._sram = PsramWindow(), SramWindow()
         self._rom = b""
         self._silicon: Silicon | None = None
         self._doorbell: Doorbell | None = None
@@ -78,10 +81,11 @@ class UnicornEngine:
         ]
         own = [
             MemoryRegion(m.ROM_BASE, m.ROM_SIZE, Access.RX),
-            MemoryRegion(m.SRAM_BASE, m.SRAM_SIZE, Access.RWX),
+            MemoryRegion(m.SRAM_BASE, m.SRAM_SIZE, Access.RWX, self._sram.view()),
         ]
         devices: tuple[BusDevice, ...] = (
             _DoorbellPage(self),
+            _PufRows(self, self._psram.view(m.PUF_ROWS, m.PUF_ROWS_SIZE)),
             CmsdkUart(m.UART0, self._print, rx_irq=_UART_RX_IRQ, tx_irq=_UART_TX_IRQ),
             CmsdkWatchdog(m.WATCHDOG),
             *(CmsdkTimer(base, irq) for base, irq in _TIMERS),
@@ -117,7 +121,8 @@ class UnicornEngine:
             self._silicon = silicon
         self._doorbell = Doorbell(silicon)
         self._console.clear()
-        self.set_sram(sram_at_power_up())
+        self._sram.power_up()
+        self.cpu.code_changed(m.SRAM_BASE, m.SRAM_SIZE)
         # A device that is reset lets go of its line; the processor's own reset does not know that.
         self.cpu.nvic.level = 0
         self.cpu.reset(m.ROM_BASE)
@@ -175,27 +180,31 @@ class UnicornEngine:
     def rung(self) -> None:
         """Answer the doorbell: the processor has written to it."""
         silicon, doorbell = self._chip()
-        state = silicon.state
-        executable, locks = state.exec_enabled, state.locks
+        executable, written = silicon.state.exec_enabled, silicon.port.memory_writes
         stop = doorbell.answer()
         if stop is not None:
             self.cpu.request_stop(stop)
-            return
-        if state.exec_enabled:
+        elif silicon.state.exec_enabled and not executable:
+            # What was translated here is of another run, or of another chip.
+            self.cpu.code_changed(m.RAM_BASE, m.RAM_SIZE)
+            self._guard(silicon)
+        elif executable and silicon.port.memory_writes != written:
             # A block may have written where code was translated; the processor sees its own stores only.
             self.cpu.code_changed(m.RAM_BASE, m.RAM_SIZE)
-        # Each change of access ends a stretch of translated code: none is asked for in vain.
-        if state.exec_enabled is not executable or state.locks is not locks:
-            self._guard(silicon)
+
+    def refuse_puf(self, address: int) -> bool:
+        """Return whether the PUF is locked; if so the access ends in a BusFault."""
+        silicon, _ = self._chip()
+        if silicon.puf_locked:
+            self.cpu.refuse_access(address)
+        return silicon.puf_locked
 
     def _guard(self, silicon: Silicon) -> None:
-        """Open and close the two windows over which the chip's state decides."""
-        self._set_access(m.RAM_BASE, Access.RWX if silicon.exec_enabled else Access.RW)
-        self._set_access(m.PUF_ROWS, Access.NONE if silicon.puf_locked else Access.RW)
-
-    def _set_access(self, base: int, access: Access) -> None:
-        if self.cpu.memory.access(base) != access:
-            self.cpu.set_access(base, access)
+        """Open or close the window over which the chip's state decides."""
+        access = Access.RWX if silicon.exec_enabled else Access.RW
+        # Each change of access ends a stretch of translated code: none is asked for in vain.
+        if self.cpu.memory.access(m.RAM_BASE) != access:
+            self.cpu.set_access(m.RAM_BASE, access)
 
     def _load_rom(self, rom: bytes) -> None:
         if len(rom) > m.ROM_SIZE:
@@ -205,8 +214,7 @@ class UnicornEngine:
         self._rom = rom
 
     def _print(self, octets: bytes) -> None:
-        if len(self._console) < CONSOLE_LIMIT:
-            self._console += octets
+        self._console += octets[: CONSOLE_LIMIT - len(self._console)]
 
 
 class _DoorbellPage:
@@ -225,3 +233,24 @@ class _DoorbellPage:
         """Ring."""
         if offset < 4 and value:
             self._engine.rung()
+
+
+class _PufRows:
+    """The PUF's rows as the processor sees them: memory until they are locked, and then nothing."""
+
+    base, size = m.PUF_ROWS, m.PUF_ROWS_SIZE
+
+    def __init__(self, engine: UnicornEngine, rows: memoryview) -> None:
+        self._engine = engine
+        self._rows = rows
+
+    def read(self, offset: int, size: int) -> int:
+        """Return what stands there."""
+        if self._engine.refuse_puf(self.base + offset):
+            return 0
+        return int.from_bytes(self._rows[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Overwrite what stands there."""
+        if not self._engine.refuse_puf(self.base + offset):
+            self._rows[offset : offset + size] = value.to_bytes(size, "little")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from fuseline.device.silicon import unicorn_engine
 from fuseline.device.silicon.commands import Stage
 from fuseline.device.silicon.engine import Limits, Stop, StopKind
 from fuseline.device.silicon.fuse_map import CHIP_ID
@@ -21,7 +22,7 @@ from fuseline.device.silicon.memory_map import (
     SRAM_SIZE,
     ResetReason,
 )
-from fuseline.device.silicon.run import CONSOLE_LIMIT, Run, sram_at_power_up
+from fuseline.device.silicon.run import Run, sram_at_power_up
 from fuseline.device.silicon.silicon import Silicon
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 
@@ -89,9 +90,12 @@ def test_code_that_a_block_wrote_runs_not_what_stood_there_before(
     ]
 
 
-def test_a_console_without_end_is_cut(engine: UnicornEngine, build_program: Build) -> None:
-    run = _run(engine, build_program("chatter"), limits=Limits(instructions=4_000_000))
-    assert 0 < len(run.console) <= CONSOLE_LIMIT
+def test_a_console_without_end_is_cut(
+    engine: UnicornEngine, build_program: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unicorn_engine, "CONSOLE_LIMIT", 1000)
+    run = _run(engine, build_program("chatter"), limits=Limits(instructions=100_000))
+    assert len(run.console) == 1000
     assert run.stop.kind is StopKind.TIMEOUT
 
 

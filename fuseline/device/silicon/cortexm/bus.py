@@ -111,6 +111,16 @@ class ClockedDevice(Protocol):
 
 
 @runtime_checkable
+class ListeningDevice(Protocol):
+    """A device to which something may come from outside while the processor sleeps."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether it waits for something now; then sleep is never for ever."""
+        ...
+
+
+@runtime_checkable
 class ResettableDevice(Protocol):
     """A device that starts anew with the processor."""
 

@@ -22,6 +22,7 @@ from fuseline.device.silicon.cortexm.bus import (
     AttachedDevice,
     BusDevice,
     ClockedDevice,
+    ListeningDevice,
     MemoryRegion,
     ResettableDevice,
     StatefulDevice,
@@ -41,8 +42,10 @@ from fuseline.device.silicon.engine import Limits, Stop, StopKind
 if TYPE_CHECKING:
     from fuseline.device.silicon.cortexm.unicorn_layout import Engine
 
-# So many instructions take a few milliseconds; then the time is looked at.
-_STRETCH: Final = 500_000
+# So many instructions take about a millisecond; then the time is looked at.
+_STRETCH: Final = 100_000
+# No code runs while the processor sleeps: what so many timer events did not wake, none will.
+_WAKELESS_EVENTS: Final = 10_000
 _NO_MASKS: Final = Masks()
 _WFE, _WIDE_WFE = 0xBF20, (0xF3AF, 0x8002)
 _RESET_LINK_REGISTER = 0xFFFF_FFFF  # B1.5.5
@@ -60,6 +63,7 @@ class CpuSnapshot:
     cycle_counter: CycleCounter
     current: int
     lockup: str | None
+    asleep: bool
     cycles: int
     instructions: int
     devices: tuple[object, ...]
@@ -105,6 +109,7 @@ class CortexM4:
         self._due_known = False
         self._protection_changed = False
         self._refused: int | None = None
+        self._asleep, self._dozed = False, 0
         self._access_changes: list[tuple[int, Access]] = []
         self._output = output or _nowhere
         self._semihosting = RegisterSet(self._core.engine, [arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1])
@@ -112,7 +117,11 @@ class CortexM4:
         space = SystemSpace(self)
         self._core.map_device(BASE, SIZE, space.read, space.write)
         self._devices = tuple(devices)
+        self._listeners = [device for device in devices if isinstance(device, ListeningDevice)]
+        # Sorted once: to ask whether an object has a protocol takes longer than to reset it.
         self._clocked = [device for device in devices if isinstance(device, ClockedDevice)]
+        self._resettable = [device for device in devices if isinstance(device, ResettableDevice)]
+        self._stateful = [device for device in devices if isinstance(device, StatefulDevice)]
         for device in devices:
             self._core.map_device(device.base, device.size, device.read, device.write)
             if isinstance(device, AttachedDevice):
@@ -154,7 +163,7 @@ class CortexM4:
 
     @pc.setter
     def pc(self, address: int) -> None:
-        self._core.pc = address & ~1
+        self._core.pc, self._core.thumb = address & ~1, 1
 
     @property
     def memory(self) -> Memory:
@@ -268,10 +277,10 @@ class CortexM4:
         _assign(self.systick, SysTick())
         _assign(self.cycle_counter, CycleCounter())
         self.exceptions.current, self.exceptions.lockup = 0, None
+        self._asleep = False
         self._stop, self._due_known, self._protection_changed, self._refused = None, False, False, None
-        for device in self._devices:
-            if isinstance(device, ResettableDevice):
-                device.reset()
+        for device in self._resettable:
+            device.reset()
         stack = self._memory.fetch_vector(vector_table)
         start = self._memory.fetch_vector(vector_table + 4)
         if stack is None or start is None:
@@ -294,13 +303,19 @@ class CortexM4:
         stop: Stop | None = None
         while stop is None:
             self._settle()
-            room = self._room(last)
-            if self._stop is None and (room <= 0 or (deadline is not None and time.monotonic() > deadline)):
-                self._stop = self._timed_out(last)
             if self._stop is None:
-                self._run_for(room)
+                self._go_on(last, deadline)
             stop = self._stop
         return Stop(stop.kind, stop.value, stop.detail, self.instructions - first)
+
+    def _go_on(self, last: int | None, deadline: float | None) -> None:
+        room = self._room(last)
+        if room <= 0 or (deadline is not None and time.monotonic() > deadline):
+            self._stop = self._timed_out(last)
+        elif self._asleep:
+            self._doze()
+        else:
+            self._run_for(room)
 
     def _settle(self) -> None:
         """Do what is due between two instructions."""
@@ -314,7 +329,7 @@ class CortexM4:
         self._let_time_pass()
         nvic = self.nvic
         while nvic.pending & nvic.enabled and self.exceptions.take_pending():
-            pass
+            self._asleep = False
         if self.exceptions.lockup is not None:
             where = f"{self.exceptions.lockup}, pc {self._core.pc:#010x}"
             self._stop = self._stop or Stop(StopKind.LOCKUP, 0, where)
@@ -422,12 +437,18 @@ class CortexM4:
         return True
 
     def _sleep(self) -> None:
-        """Let time pass until an exception wakes the processor, whatever PRIMASK says (B1.5.19)."""
+        self._asleep, self._dozed = True, 0
+
+    def _doze(self) -> None:
+        """Let time pass to the next event; an exception ends sleep, whatever PRIMASK says (B1.5.19)."""
         masks = self.exceptions.masks()
-        awake = Masks(0, masks.basepri, masks.faultmask)
-        while self._stop is None and self.nvic.to_take(awake) is None:
-            if not self._skip_to_event():
-                self.request_stop(Stop(StopKind.IDLE, 0, f"sleeps for ever at pc {self._core.pc:#010x}"))
+        if self.nvic.to_take(Masks(0, masks.basepri, masks.faultmask)) is not None:
+            self._asleep = False
+            return
+        self._dozed += 1
+        listening = any(device.listening for device in self._listeners)
+        if not self._skip_to_event() or (self._dozed > _WAKELESS_EVENTS and not listening):
+            self._stop = Stop(StopKind.IDLE, 0, f"sleeps for ever at pc {self._core.pc:#010x}")
 
     # Faults
 
@@ -458,9 +479,10 @@ class CortexM4:
             self.cycle_counter.copy(),
             self.exceptions.current,
             self.exceptions.lockup,
+            self._asleep,
             self._cycles,
             self.instructions,
-            tuple(device.save() for device in self._devices if isinstance(device, StatefulDevice)),
+            tuple(device.save() for device in self._stateful),
             self._memory.all_access(),
         )
 
@@ -473,10 +495,10 @@ class CortexM4:
         _assign(self.systick, saved.systick.copy())
         _assign(self.cycle_counter, saved.cycle_counter.copy())
         self.exceptions.current, self.exceptions.lockup = saved.current, saved.lockup
+        self._asleep = saved.asleep
         self._cycles, self.instructions = saved.cycles, saved.instructions
         self._stop, self._due_known, self._protection_changed, self._refused = None, False, False, None
-        stateful = (device for device in self._devices if isinstance(device, StatefulDevice))
-        for device, state in zip(stateful, saved.devices, strict=True):
+        for device, state in zip(self._stateful, saved.devices, strict=True):
             device.load(state)
         for base, access in saved.access:
             self._memory.set_access(base, access)

@@ -43,8 +43,8 @@ _ENTRY = [arm.UC_ARM_REG_R0 + n for n in range(4)] + [
     arm.UC_ARM_REG_CONTROL,
 ]
 # CONTROL.SPSEL can only be written in Thread mode, CONTROL only by privileged code, and the stack pointers
-# are banked by both: hence the detour through Handler mode, privileged Thread mode, and back. The condition flags
-# come last; see `unicorn_core`.
+# are banked by both: hence the detour through Handler mode, privileged Thread mode, and back. The condition
+# flags come last; see `unicorn_core`.
 _TO_HANDLER = [
     arm.UC_ARM_REG_SP,
     arm.UC_ARM_REG_XPSR,
@@ -122,7 +122,7 @@ class ExceptionFlow:
     def take_pending(self) -> bool:
         """Enter the exception that preempts now, if there is one."""
         exception = self.nvic.to_take(self.masks())
-        if exception is None:
+        if exception is None or self.lockup is not None:
             return False
         self.take(exception)
         return True
@@ -145,6 +145,8 @@ class ExceptionFlow:
         if self.lockup is not None:
             return
         *low, lr, xpsr, sp, control = self._entry.read()
+        # Unicorn learns of the T bit when it starts to run.
+        xpsr = xpsr & ~XPSR_T | self._core.thumb << 24
         thread = self.current == 0
         extended = bool(control & CONTROL_FPCA)
         frame, padded = self._frame(sp, extended)

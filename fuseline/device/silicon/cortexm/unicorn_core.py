@@ -11,7 +11,9 @@ What Unicorn 2.1.4 does otherwise than one would think, and what is done about i
   does, so they are always written last.
 - WFE and YIELD arrive as invalid instructions; unlike undefined ones they leave the syndrome register alone.
 - CPACR is not obeyed: floating point always works.
-- Division by zero and unaligned access cannot be made to trap.
+- Division by zero does not trap, nor does unaligned LDM, STM, LDRD or STRD: CCR.DIV_0_TRP and CCR.UNALIGN_TRP
+  are kept, not obeyed. Unaligned LDREX and STREX do fault.
+- Code in a page of 1 KiB that an MPU region divides is translated anew each time: right, and slow.
 """
 
 from __future__ import annotations

@@ -56,6 +56,8 @@ _LDREX_R1_R0 = (0xE850, 0x1F00)
 _CLREX = (0xF3BF, 0x8F2F)
 _EXCEPTION_MARK = 0x15A
 _SCAN_OCTETS: Final = 4096
+_TRANSLATIONS: Final = 64 * 1024 * 1024
+"""Address space for translated code; Unicorn would take a GiB, and uses a few hundred KiB."""
 
 
 class Engine(UcAArch32):
@@ -72,6 +74,7 @@ class Engine(UcAArch32):
     def __init__(self) -> None:
         super().__init__(UC_ARCH_ARM, UC_MODE_THUMB, UC_CPU_ARM_CORTEX_M4)
         # Otherwise `until` of emu_start is compared with every block's address.
+        self.ctl_set_tcg_buffer_size(_TRANSLATIONS)
         self.ctl_exits_enabled(True)
         self.ctl_set_exits([])
 

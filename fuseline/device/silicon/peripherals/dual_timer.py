@@ -111,6 +111,7 @@ class CmsdkDualTimer:
         """Read a register."""
         if offset >= 2 * _STRIDE:
             return identification("dual timer", offset)
+        self.advance(self._now())
         half = self._halves[offset // _STRIDE]
         register = offset % _STRIDE
         if register == _VALUE:

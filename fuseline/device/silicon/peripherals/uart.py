@@ -91,10 +91,15 @@ class CmsdkUart:
         self._at.arrived.extend(data)
         self._deliver()
 
+    @property
+    def listening(self) -> bool:
+        """Whether the source is asked for characters."""
+        wanted = self._at.control & _RX_ENABLE and not self._at.state & _RX_FULL
+        return self._source is not None and bool(wanted)
+
     def next_event(self) -> int | None:
         """Return when to ask the source again."""
-        wanted = self._at.control & _RX_ENABLE and not self._at.state & _RX_FULL
-        if self._source is None or not wanted or self._processor is None:
+        if not self.listening or self._processor is None:
             return None
         return self._processor.now + _CHARACTER_CYCLES
 

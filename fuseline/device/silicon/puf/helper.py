@@ -21,7 +21,6 @@ key anyway.
 
 from __future__ import annotations
 
-import functools
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -56,19 +55,6 @@ OFFSET_AT: Final = MASK_AT + _MASK_OCTETS
 _END: Final = OFFSET_AT + _OFFSET_OCTETS
 HELPER_SIZE: Final = -(-_END // 4) * 4
 """Octets of helper data, a whole number of flash words."""
-
-
-@dataclass(frozen=True, slots=True)
-class HelperData:
-    """Helper data, in the order in which they are used.
-
-    Attributes:
-        cells: Shape (`READINGS`, `CODE_BITS`): which cell casts each vote.
-        flips: Same shape: 1 where the cell's vote is its complement.
-    """
-
-    cells: Indices
-    flips: Bits
 
 
 def build_helper(pairs: Indices, offset: Bits) -> bytes:
@@ -111,7 +97,7 @@ def read_fields(helper: bytes) -> HelperFields:
     for field, found, expected in zip(_FIELDS, _HEADER.unpack_from(helper), _EXPECTED, strict=True):
         if found != expected:
             raise PufHelperMalformed(f"wrong {field}", found=repr(found), expected=repr(expected))
-    mask = np.unpackbits(np.frombuffer(helper, np.uint8, _MASK_OCTETS, MASK_AT))
+    mask = np.unpackbits(np.frombuffer(helper, np.uint8, _MASK_OCTETS, MASK_AT)).view(np.bool_)
     pairs = np.flatnonzero(mask)
     if pairs.size != SELECTED_PAIRS:
         raise PufHelperMalformed(
@@ -123,22 +109,11 @@ def read_fields(helper: bytes) -> HelperFields:
     return HelperFields(pairs, offset[:SELECTED_PAIRS])
 
 
-@functools.lru_cache(maxsize=64)
-def parse_helper(helper: bytes) -> HelperData:
-    """Read helper data as votes.
+def voting_cells(helper: bytes) -> Indices:
+    """Return which cell casts each vote, for studies: shape (`READINGS`, `CODE_BITS`), first cells on top.
 
     Raises:
         PufHelperMalformed: As `read_fields`.
     """
-    fields = read_fields(helper)
-    return arrange(fields.pairs, fields.offset)
-
-
-def arrange(pairs: Indices, offset: Bits) -> HelperData:
-    """Lay selected pairs and their offset out as votes, one column to a code bit."""
-    first = 2 * pairs.reshape(CODE_BITS, PAIRS_PER_BIT).T
-    flip = offset.reshape(CODE_BITS, PAIRS_PER_BIT).T
-    cells = np.concatenate([first, first[:-1] + 1])
-    flips = np.concatenate([flip, flip[:-1] ^ 1])
-    cells.flags.writeable = flips.flags.writeable = False
-    return HelperData(cells, flips)
+    first = 2 * read_fields(helper).pairs.reshape(CODE_BITS, PAIRS_PER_BIT).T
+    return np.concatenate([first, first[:-1] + 1])

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fuseline.device.silicon.puf import bch
-from fuseline.device.silicon.puf.helper import CODE_BITS, CODE_WORDS, READINGS, parse_helper
+from fuseline.device.silicon.puf.helper import CODE_BITS, CODE_WORDS, READINGS, voting_cells
 from fuseline.device.silicon.puf.normal import upper_tail
 from fuseline.device.silicon.puf.types import Floats
 
@@ -78,7 +78,7 @@ def reading_errors(distance: npt.NDArray[np.float32], rows: bytes, helper: bytes
     Returns:
         Shape (`READINGS`, `CODE_BITS`).
     """
-    cells = parse_helper(helper).cells
+    cells = voting_cells(helper)
     enrolled = np.unpackbits(np.frombuffer(rows, np.uint8))[cells]
     return upper_tail(np.where(enrolled == 1, distance[cells], -distance[cells]))
 

@@ -1,7 +1,7 @@
 """The boot ROM: machine code, where each instruction comes from, and what it demands.
 
-The binaries are built from `chip/` by `tools/chip.py` and are the same octets wherever they are built. The ROM is
-the silicon: a digest that was frozen with the revision is checked before anything runs it.
+The binaries are built from `chip/` by `tools/chip.py` and are the same octets wherever they are built. The
+ROM is the silicon: a digest that was frozen with the revision is checked before anything runs it.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def rom_image() -> RomImage:
 
 
 def rom_image_from(folder: Path) -> RomImage:
-    """Return a boot ROM that `tools/chip.py build` made elsewhere, such as the unhardened one. No digest is checked.
+    """Return a boot ROM that `tools/chip.py build` made elsewhere, such as the unhardened one.
+
+    No digest is checked.
 
     Args:
         folder: Holds `rom.bin` and `rom.lines`.
@@ -154,7 +156,7 @@ def quick_image() -> bytes:
 
 
 def puppet_image() -> bytes:
-    """Return a program for the loader's place that obeys a table behind it (`chip/probe/puppet.c`), for attacks.
+    """Return a program for the loader's place that obeys a table behind it: `chip/probe/puppet.c`.
 
     Raises:
         RomDamaged: The binary does not have the frozen digest.

@@ -1,14 +1,14 @@
 """The certificate that the ROM writes for the loader: where each changing octet stands.
 
-The ROM copies a template and fills in what differs from boot to boot. Every such field has one length, so that
-no length of DER has to be computed by machine code, except around the signature at the end.
+The ROM copies a template and fills in what differs from boot to boot. Every such field has one length, so
+that no length of DER has to be computed by machine code, except around the signature at the end.
 
 - RFC 5280 profile; ECDSA with SHA-256 on P-256 (RFC 5758 3.2, RFC 5480).
 - Issuer: `serialNumber` = chip id, 64 lower-case hexadecimal digits, which is the subject of the IDevID.
-- Key identifiers: the first 160 bits of SHA-256 over the BIT STRING's content (RFC 7093 2, method 1). Subject and
-  serial number come from the same digest.
-- TCG DICE Attestation Architecture 1.1, 6.1.1: DiceTcbInfo, not critical, so that validators which do not know
-  it still check the chain. Flags in their fixed-width form (bit 31 set).
+- Key identifiers: the first 160 bits of SHA-256 over the BIT STRING's content (RFC 7093 2, method 1).
+  Subject and serial number come from the same digest.
+- TCG DICE Attestation Architecture 1.1, 6.1.1: DiceTcbInfo, not critical, so that validators which do not
+  know it still check the chain. Flags in their fixed-width form (bit 31 set).
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from fuseline.device.silicon.board import run_program
-from fuseline.device.silicon.cortexm import Access, BusDevice, CortexM4, MemoryRegion
 from fuseline.device.silicon.engine import Limits, Stop
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -22,8 +21,6 @@ COMPILER = (
     *("-fno-sanitize=all", "-Wall", "-Wextra", "-Werror", f"-I{PROGRAMS}"),
 )
 QEMU = "qemu-system-arm"
-CODE, DATA, SIZE = 0x0000_0000, 0x2000_0000, 0x1_0000
-START, HANDLER = 0x100, 0x200
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +37,6 @@ class OnQemu:
 
     console: str
     status: int
-
-
-class Tiny:
-    """A processor with 64 KiB of code at 0 and 64 KiB of data at 0x20000000, and a few instructions to run.
-
-    The stack begins in the middle of the data; all exceptions lead to `HANDLER`.
-    """
-
-    def __init__(
-        self, *code: int, handler: tuple[int, ...] = (0xE7FE,), devices: tuple[BusDevice, ...] = ()
-    ) -> None:
-        regions = [MemoryRegion(CODE, SIZE, Access.RWX), MemoryRegion(DATA, SIZE, Access.RWX)]
-        self.console = bytearray()
-        self.cpu = CortexM4(regions, devices, output=self.console.extend)
-        self.code, self.data = self.cpu.memory.view(CODE), self.cpu.memory.view(DATA)
-        vectors = (DATA + SIZE // 2, START | 1, *(HANDLER | 1,) * 46)
-        self.code[: 4 * len(vectors)] = b"".join(word.to_bytes(4, "little") for word in vectors)
-        self.place(START, *code)
-        self.place(HANDLER, *handler)
-        self.cpu.reset()
-
-    def place(self, address: int, *halfwords: int) -> None:
-        """Write code."""
-        octets = b"".join(word.to_bytes(2, "little") for word in halfwords)
-        self.code[address : address + len(octets)] = octets
-        self.cpu.code_changed(address, len(octets))
 
 
 @pytest.fixture(scope="session")

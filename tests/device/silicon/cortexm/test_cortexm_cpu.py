@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from unicorn import arm_const as arm
 
-from fuseline.device.silicon.cortexm import Access, MemoryRegion
-from fuseline.device.silicon.cortexm.cpu import CortexM4
+from fuseline.device.silicon.cortexm import Access, BusDevice, CortexM4, MemoryRegion
 from fuseline.device.silicon.engine import Limits, Stop, StopKind
+from fuseline.device.silicon.memory_map import ResetReason
 from fuseline.device.silicon.power import PowerLost
-from tests.device.silicon.cortexm.conftest import CODE, DATA, HANDLER, SIZE, START, Tiny
+
+CODE, DATA, SIZE = 0x0000_0000, 0x2000_0000, 0x1_0000
+START, HANDLER = 0x100, 0x200
 
 NOP, WFI, LOOP = 0xBF00, 0xBF30, 0xE7FE
 CPSID_I, CPSIE_I = 0xB672, 0xB662
@@ -20,6 +22,32 @@ ADDS_R0_1, BX_LR, UDF = 0x3001, 0x4770, 0xDE00
 MOVS_R0_0 = 0x2000
 STR_R0_R1, LDR_R0_R1 = 0x6008, 0x6808
 MOV_R1_DEVICE = (0xF04F, 0x4180)  # mov.w r1, #0x40000000
+
+
+class Tiny:
+    """A processor with 64 KiB of code at 0 and 64 KiB of data at 0x20000000, and a few instructions to run.
+
+    The stack begins in the middle of the data; all exceptions lead to `HANDLER`.
+    """
+
+    def __init__(
+        self, *code: int, handler: tuple[int, ...] = (0xE7FE,), devices: tuple[BusDevice, ...] = ()
+    ) -> None:
+        regions = [MemoryRegion(CODE, SIZE, Access.RWX), MemoryRegion(DATA, SIZE, Access.RWX)]
+        self.console = bytearray()
+        self.cpu = CortexM4(regions, devices, output=self.console.extend)
+        self.code, self.data = self.cpu.memory.view(CODE), self.cpu.memory.view(DATA)
+        vectors = (DATA + SIZE // 2, START | 1, *(HANDLER | 1,) * 46)
+        self.code[: 4 * len(vectors)] = b"".join(word.to_bytes(4, "little") for word in vectors)
+        self.place(START, *code)
+        self.place(HANDLER, *handler)
+        self.cpu.reset()
+
+    def place(self, address: int, *halfwords: int) -> None:
+        """Write code."""
+        octets = b"".join(word.to_bytes(2, "little") for word in halfwords)
+        self.code[address : address + len(octets)] = octets
+        self.cpu.code_changed(address, len(octets))
 
 
 @dataclass
@@ -47,6 +75,34 @@ def test_sleep_without_any_interrupt_to_come_is_idle() -> None:
     assert stop.instructions == 1
 
 
+def test_sleep_is_idle_although_a_timer_runs_whose_interrupt_is_not_enabled() -> None:
+    tiny = Tiny(WFI, LOOP)
+    tiny.cpu.systick.write_reload(0, 99)
+    tiny.cpu.systick.write_control(0, 5)
+    assert tiny.cpu.run().kind is StopKind.IDLE
+
+
+def test_sleep_under_primask_ends_and_the_interrupt_waits() -> None:
+    tiny = Tiny(CPSID_I, WFI, MOVS_R0_0, ADDS_R0_1, LOOP)
+    tiny.cpu.run(Limits(instructions=1))
+    tiny.cpu.nvic.enabled |= 1 << 16
+    tiny.cpu.set_irq(0, True)
+    tiny.cpu.run(Limits(instructions=10))
+    assert (tiny.cpu.exceptions.current, tiny.cpu.pc) == (0, START + 8)
+
+
+def test_a_processor_that_was_idle_sleeps_on_until_an_interrupt_comes() -> None:
+    tiny = Tiny(WFI, LOOP)
+    assert tiny.cpu.run().kind is StopKind.IDLE
+    saved = tiny.cpu.snapshot()
+    assert tiny.cpu.run().instructions == 0
+    tiny.cpu.restore(saved)
+    tiny.cpu.nvic.enabled |= 1 << 16
+    tiny.cpu.set_irq(0, True)
+    assert tiny.cpu.run(Limits(instructions=3)).instructions == 3
+    assert tiny.cpu.exceptions.current == 16
+
+
 def test_a_limit_of_instructions_is_exact_and_the_run_can_go_on() -> None:
     tiny = Tiny(MOVS_R0_0, *[ADDS_R0_1] * 50, WFI)
     for step in range(1, 20):
@@ -55,6 +111,20 @@ def test_a_limit_of_instructions_is_exact_and_the_run_can_go_on() -> None:
         assert tiny.cpu.pc == START + 2 * step
     assert tiny.cpu.run().kind is StopKind.IDLE
     assert tiny.cpu.instructions == 52
+
+
+def test_instructions_are_counted_in_a_page_that_the_mpu_divides() -> None:
+    tiny = Tiny(MOVS_R0_0, *[ADDS_R0_1] * 8, 0x3C01, 0xD1F5, WFI)
+    tiny.cpu.mpu.write_rbar(START)
+    tiny.cpu.mpu.write_rasr(0x0600_0000 | 5 << 1 | 1)
+    tiny.cpu.mpu.write_control(5)
+    tiny.cpu.protection_changed()
+    tiny.cpu.uc.reg_write(arm.UC_ARM_REG_R4, 3)
+    for step in range(1, 9):
+        tiny.cpu.run(Limits(instructions=1))
+        assert tiny.cpu.pc == START + 2 * step
+    stop = tiny.cpu.run()
+    assert (stop.kind, stop.instructions) == (StopKind.IDLE, 1 + 3 * 10 + 1 - 8)
 
 
 def test_a_limit_of_time_ends_an_endless_loop() -> None:
@@ -234,8 +304,6 @@ def test_the_cycle_counter_counts_instructions() -> None:
 
 
 def test_reset_request_ends_the_run_as_a_warm_reset() -> None:
-    from fuseline.device.silicon.memory_map import ResetReason
-
     tiny = Tiny(STR_R0_R1, LOOP)
     tiny.cpu.uc.reg_write(arm.UC_ARM_REG_R0, 0x05FA_0004)
     tiny.cpu.uc.reg_write(arm.UC_ARM_REG_R1, 0xE000_ED0C)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fuseline.device.silicon.engine import StopKind
+from fuseline.device.silicon.board import run_program
+from fuseline.device.silicon.engine import Limits, StopKind
 
 Runner = Callable[[str], Any]
 
@@ -77,7 +78,7 @@ def test_a_pending_interrupt_is_taken_right_behind_the_unmasking_instruction(on_
 
 
 def test_exceptions_nest_by_priority_and_chain_otherwise(on_unicorn: Runner) -> None:
-    assert lines_of(on_unicorn("nesting").console, "deepest") == [6, 1, 1, 2]
+    assert lines_of(on_unicorn("nesting").console, "deepest") == [6, 1, 1, 3]
 
 
 def test_the_mpu_kills_the_task_that_reached_into_another_one(on_unicorn: Runner) -> None:
@@ -101,9 +102,6 @@ def test_the_architecture_is_followed_where_qemu_does_otherwise(on_unicorn: Runn
 
 
 def test_two_runs_take_the_same_instructions(on_unicorn: Runner, build_elf: Runner) -> None:
-    from fuseline.device.silicon.board import run_program
-    from fuseline.device.silicon.engine import Limits
-
     first, console = on_unicorn("kernel"), bytearray()
     second = run_program(build_elf("kernel"), output=console.extend, limits=Limits(seconds=30))
     assert (second.instructions, console.decode()) == (first.stop.instructions, first.console)

@@ -1,4 +1,4 @@
-"""How far code runs before it can branch or unmask: too short is slow, too long takes an interrupt too late."""
+"""How far code runs before it can branch or unmask: counted too far, an interrupt would be taken too late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOP = 0xBF00
 def code(*halfwords: int) -> bytes:
     """Code of these halfwords, then NOPs."""
     octets = b"".join(word.to_bytes(2, "little") for word in halfwords)
-    return octets.ljust(WINDOW, b"\x00\xbf")[:WINDOW]
+    return (octets + b"\x00\xbf" * WINDOW)[:WINDOW]
 
 
 @pytest.mark.parametrize(

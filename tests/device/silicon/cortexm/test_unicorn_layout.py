@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from unicorn import arm_const as arm
 
 from fuseline.device.silicon.cortexm import unicorn_layout
 from fuseline.errors import EngineUnsupported
@@ -24,8 +25,6 @@ def test_an_ambiguous_finding_is_refused() -> None:
 
 
 def test_the_model_is_a_cortex_m4_and_no_m33() -> None:
-    from unicorn import arm_const as arm
-
     engine = unicorn_layout.Engine()
     engine.mem_map(0, 0x1000)
     # msr psplim, r0; mrs r1, psplim: registers that only Armv8-M has

@@ -21,7 +21,7 @@ from fuseline.device.silicon.puf.cells import (
     plan_readout,
 )
 from fuseline.device.silicon.puf.extractor import enrol
-from fuseline.device.silicon.puf.helper import PAIRS_PER_BIT, parse_helper
+from fuseline.device.silicon.puf.helper import PAIRS_PER_BIT, voting_cells
 from fuseline.device.silicon.puf.normal import standard_normals, upper_tail
 from fuseline.device.silicon.puf.types import Bits, Floats
 
@@ -196,7 +196,7 @@ def test_real_silicon_gives_its_secret_back_every_time(chip: str) -> None:
         rows = [np.packbits(bits[start : start + CELLS]).tobytes() for bits in readouts]
         enrolment = enrol(rows[0], lambda count: b"\x5a" * count)
         assert {puf.reconstruct(later, enrolment.helper).secret for later in rows[1:]} == {enrolment.secret}
-        first_cells = parse_helper(enrolment.helper).cells[:PAIRS_PER_BIT]
+        first_cells = voting_cells(enrolment.helper)[:PAIRS_PER_BIT]
         shares.append(readouts[0, start : start + CELLS][first_cells].astype(np.float64))
     # 13 blocks of 5,610 pairs: five deviations of a fair coin are below one percent.
     assert abs(float(np.concatenate(shares).mean()) - 0.5) < 0.01

@@ -69,8 +69,8 @@ void run(void) {
     uint32_t sum = 0, status;
     static uint32_t values[32];
     for (uint32_t i = 0; i < 32; i++) values[i] = i * 0x01010101;
-    __asm volatile("vldmia %0, {s0-s31}\n str %1, [%2]\n dsb\n isb\n vstmia %0, {s0-s31}\n vmrs %3, fpscr"
-                   : : "r"(values), "r"(PENDSVSET), "r"(0xE000ED04), "r"(0) : "memory");
+    __asm volatile("vldmia %0, {s0-s31}\n str %1, [%2]\n dsb\n isb\n vstmia %0, {s0-s31}"
+                   : : "r"(values), "r"(PENDSVSET), "r"(0xE000ED04) : "memory");
     __asm volatile("vmrs %0, fpscr" : "=r"(status));
     for (uint32_t i = 0; i < 32; i++) sum += values[i] ^ (i * 0x01010101);
     report("registers", sum);

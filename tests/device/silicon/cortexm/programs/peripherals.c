@@ -12,13 +12,13 @@ static void timer_interrupt(void) {
     timer_count++;
 }
 static void dual_interrupt(void) {
+    REG(DUAL + 0x08) &= ~0x80u; /* on QEMU it would fire again while this prints */
+    REG(DUAL + 0x28) &= ~0x80u;
     dual_count++;
     report("dual raw", REG(DUAL + 0x10) | REG(DUAL + 0x30) << 4);
     report("dual masked", REG(DUAL + 0x14) | REG(DUAL + 0x34) << 4);
     REG(DUAL + 0x0C) = 1;
     REG(DUAL + 0x2C) = 1;
-    REG(DUAL + 0x08) &= ~0x80u;
-    REG(DUAL + 0x28) &= ~0x80u;
 }
 void nmi_handler(void) {
     REG(WATCHDOG) = 0xFFFFFFFF; /* QEMU's counter runs whether it is enabled or not */
@@ -91,17 +91,11 @@ static void watchdog(void) {
     report("ignored", REG(WATCHDOG));
     REG(WATCHDOG + 0xC00) = 0x1ACCE551;
     report("unlocked", REG(WATCHDOG + 0xC00));
-    REG(WATCHDOG) = 5000;
+    REG(WATCHDOG) = 500000; /* long enough for a host that is busy: on QEMU each expiry is another NMI */
     report("load", REG(WATCHDOG));
     REG(WATCHDOG + 8) = 1;
     while (nmis < 1) {}
     report("control", REG(WATCHDOG + 8));
-    REG(WATCHDOG) = 50000000;
-    REG(WATCHDOG + 0xC) = 1;
-    REG(WATCHDOG + 8) = 3;
-    for (int i = 0; i < 10; i++) REG(WATCHDOG + 0xC) = 1;
-    report("fed, high", REG(WATCHDOG + 4) > 40000000);
-    REG(WATCHDOG + 8) = 0;
 }
 
 static void uarts(void) {
