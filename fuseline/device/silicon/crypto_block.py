@@ -37,8 +37,8 @@ _HASH_LENGTH: Final = 32
 HKDF_MAX: Final = 255 * _HASH_LENGTH
 """RFC 5869 2.3."""
 
-_REMEMBERED: Final = 256
-"""Recovered values kept: a rehearsal checks the same signature thousands of times, with the same result."""
+_REMEMBERED: Final = 16
+"""Recovered values kept: a rehearsal checks the same few signatures thousands of times."""
 
 Point = tuple[int, int]
 

@@ -51,8 +51,11 @@ static void timers(void) {
     NVIC_ISER = 1u << 8;
     REG(TIMER) = 9;
     while (timer_count < 3) {}
-    REG(TIMER) = 1;
+    REG(TIMER) = 0;
+    REG(TIMER + 0xC) = 1;
+    BARRIER();
     timer_count = 0;
+    REG(TIMER) = 1;
     for (volatile uint32_t i = 0; i < 20000; i++) {}
     report("no interrupt", timer_count);
     report("in range", REG(TIMER + 4) <= 1000);
