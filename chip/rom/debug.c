@@ -72,7 +72,7 @@ static void check_response(uint32_t taken) {
   put_long(WORK_MESSAGE + length + 64u, life_cycle());
   port_sha256(WORK_MESSAGE, length + 68u, WORK_DIGEST);
   MUST(out_of_range(WORK_SIGNATURE) | out_of_range(WORK_SIGNATURE + 32u), E_ROM_DEBUG_SIGNATURE);
-  for (uint32_t pass = 0; pass != 2u; pass++) {
+  for (uint32_t pass = 0; pass != DEBUG_PASSES; pass++) {
     for (uint32_t at = 0; at != 32u; at += 4u) *word_at(WORK_RECOVERED + at) = ~*word_at(WORK_SIGNATURE + at);
     uint32_t status = port4(CMD_ECDSA_RECOVER, WORK_KEY, WORK_DIGEST, WORK_SIGNATURE, WORK_RECOVERED);
     MUST(status ^ STATUS_OK, E_ROM_DEBUG_SIGNATURE);

@@ -62,6 +62,7 @@ void fail(uint32_t error);
 #define REQUIRE_AGAIN(verdict, check, difference, error) ((void)(difference))
 #define MUST_AGAIN(difference, error) ((void)(difference))
 #define STEP(step) ((void)0)
+#define DEBUG_PASSES 1u
 
 #else
 
@@ -84,6 +85,7 @@ void fail(uint32_t error);
 #define REQUIRE_AGAIN REQUIRE
 #define MUST_AGAIN MUST
 #define STEP(step) (flow = flow + TOKEN(step))
+#define DEBUG_PASSES 2u
 
 #endif
 

@@ -25,6 +25,7 @@ app.command("fuseline.cli.device:app", name="device")
 app.command("fuseline.cli.release:app", name="release")
 app.command("fuseline.cli.rollout:app", name="rollout")
 app.command("fuseline.cli.chip:app", name="chip")
+app.command("fuseline.cli.lab:app", name="lab")
 
 
 def main() -> None:

@@ -115,12 +115,13 @@ class CommandPort:
     Attributes:
         last_error: Why the last command was not done; None if it was. For a person: the machine code sees its
             `Status` only.
+        dma: How the commands reach memory.
     """
 
     def __init__(self, silicon: Silicon) -> None:
         self._silicon = silicon
         self._state = silicon.state
-        self._dma = Dma(silicon.psram)
+        self.dma = Dma(silicon.psram)
         self._mailbox = silicon.psram.view(memory_map.MAILBOX, memory_map.MAILBOX_SIZE)
         self._words = self._mailbox.cast("I")
         self._doorbell = silicon.psram.view(memory_map.DOORBELL, 4).cast("I")
@@ -159,11 +160,6 @@ class CommandPort:
             Command.DEBUG_OPEN: self._debug_open,
         }
 
-    @property
-    def memory_writes(self) -> int:
-        """How often a command has written its result to memory: the processor may have run code there."""
-        return self._dma.writes
-
     def request(self, command: Command | int, *arguments: int) -> Answer:
         """Ask as machine code would, through the mailbox; for testers and studies.
 
@@ -187,7 +183,8 @@ class CommandPort:
         Raises:
             PowerLost: The supply failed.
         """
-        command, _, *arguments = _REQUEST.unpack_from(self._mailbox)
+        request = _REQUEST.unpack_from(self._mailbox)
+        command = request[0]
         results = _NOTHING
         self.last_error = None
         try:
@@ -196,7 +193,7 @@ class CommandPort:
             handler = self._handlers.get(command)
             if handler is None:
                 raise PortArgument(f"there is no command {command:#x}", command=command)
-            results = handler(tuple(arguments))
+            results = handler(request[2:])
             status = Status.OK
         except _BAD_ARGUMENTS as error:
             status, self.last_error = Status.BAD_ARGUMENT, error
@@ -274,15 +271,15 @@ class CommandPort:
             raise PufEnrolled("the PUF is enrolled in life cycle TEST", life_cycle=fuses.life_cycle.name)
         if fuses.read(fuse_map.PUF_ENROLLED) | fuses.margin(fuse_map.PUF_ENROLLED):
             raise PufEnrolled("the PUF has been enrolled")
-        self._dma.require_writable(a[0], HELPER_SIZE)
+        self.dma.require_writable(a[0], HELPER_SIZE)
         enrolment = self._silicon.puf.enrol(self._rows, self._silicon.trng.read)
         self._fill_uds(enrolment.helper, enrolment.secret)
-        self._dma.write(a[0], enrolment.helper)
+        self.dma.write(a[0], enrolment.helper)
         return _NOTHING
 
     def _puf_reconstruct(self, a: Arguments) -> Results:
         self._require_puf()
-        helper = self._dma.read(a[0], HELPER_SIZE)
+        helper = self.dma.read(a[0], HELPER_SIZE)
         try:
             secret = self._silicon.puf.reconstruct(self._rows, helper).secret
         except PufFailure:
@@ -303,7 +300,7 @@ class CommandPort:
 
     def _key_derive(self, a: Arguments) -> Results:
         source = _slot(a[0])
-        label, context = self._dma.read(a[2], a[3]), self._dma.read(a[4], a[5])
+        label, context = self.dma.read(a[2], a[3]), self.dma.read(a[4], a[5])
         if source is KeySlot.UDS:
             context = self._hardware_context() + context
         self._silicon.keys.derive(source, _slot(a[1]), label, context)
@@ -314,14 +311,14 @@ class CommandPort:
         return struct.pack("<2I", self._silicon.fuses.life_cycle_begun, self._state.debug)
 
     def _key_pair(self, a: Arguments) -> Results:
-        label = self._dma.read(a[2], a[3])
-        self._dma.require_writable(a[4], 64)
-        self._dma.write(a[4], self._silicon.keys.pair(_slot(a[0]), _slot(a[1]), label))
+        label = self.dma.read(a[2], a[3])
+        self.dma.require_writable(a[4], 64)
+        self.dma.write(a[4], self._silicon.keys.pair(_slot(a[0]), _slot(a[1]), label))
         return _NOTHING
 
     def _key_sign(self, a: Arguments) -> Results:
-        digest = self._dma.read(a[1], 32)
-        self._dma.write(a[2], self._silicon.keys.sign(_slot(a[0]), digest))
+        digest = self.dma.read(a[1], 32)
+        self.dma.write(a[2], self._silicon.keys.sign(_slot(a[0]), digest))
         return _NOTHING
 
     def _key_clear(self, a: Arguments) -> Results:
@@ -333,68 +330,68 @@ class CommandPort:
         return _NOTHING
 
     def _key_check_value(self, a: Arguments) -> Results:
-        self._dma.write(a[1], self._silicon.keys.check_value(_slot(a[0])))
+        self.dma.write(a[1], self._silicon.keys.check_value(_slot(a[0])))
         return _NOTHING
 
     def _key_hmac(self, a: Arguments) -> Results:
-        message = self._dma.read(a[1], a[2])
-        self._dma.write(a[3], self._silicon.keys.authenticate(_slot(a[0]), message))
+        message = self.dma.read(a[1], a[2])
+        self.dma.write(a[3], self._silicon.keys.authenticate(_slot(a[0]), message))
         return _NOTHING
 
     def _key_aes_ctr(self, a: Arguments) -> Results:
-        counter, data = self._dma.read(a[1], 16), self._dma.read(a[2], a[3])
-        self._dma.write(a[4], self._silicon.keys.encrypt_ctr(_slot(a[0]), counter, data))
+        counter, data = self.dma.read(a[1], 16), self.dma.read(a[2], a[3])
+        self.dma.write(a[4], self._silicon.keys.encrypt_ctr(_slot(a[0]), counter, data))
         return _NOTHING
 
     def _sha256(self, a: Arguments) -> Results:
-        self._dma.write(a[2], hashlib.sha256(self._dma.view(a[0], a[1])).digest())
+        self.dma.write(a[2], hashlib.sha256(self.dma.view(a[0], a[1])).digest())
         return _NOTHING
 
     def _sha512(self, a: Arguments) -> Results:
-        self._dma.write(a[2], hashlib.sha512(self._dma.view(a[0], a[1])).digest())
+        self.dma.write(a[2], hashlib.sha512(self.dma.view(a[0], a[1])).digest())
         return _NOTHING
 
     def _hkdf(self, a: Arguments) -> Results:
-        key, salt, info = self._dma.read(a[0], a[1]), self._dma.read(a[2], a[3]), self._dma.read(a[4], a[5])
+        key, salt, info = self.dma.read(a[0], a[1]), self.dma.read(a[2], a[3]), self.dma.read(a[4], a[5])
         if a[7] > HKDF_MAX:
             raise PortArgument(f"HKDF gives at most {HKDF_MAX} octets", length=a[7])
-        self._dma.write(a[6], hkdf_expand(hkdf_extract(salt, key), info, a[7]))
+        self.dma.write(a[6], hkdf_expand(hkdf_extract(salt, key), info, a[7]))
         return _NOTHING
 
     def _aes_ctr(self, a: Arguments) -> Results:
         if a[1] not in {16, 32}:
             raise PortArgument("an AES key has 16 or 32 octets here", length=a[1])
-        key, counter = self._dma.read(a[0], a[1]), self._dma.read(a[2], 16)
-        self._dma.write(a[5], aes_ctr(key, counter, self._dma.read(a[3], a[4])))
+        key, counter = self.dma.read(a[0], a[1]), self.dma.read(a[2], 16)
+        self.dma.write(a[5], aes_ctr(key, counter, self.dma.read(a[3], a[4])))
         return _NOTHING
 
     def _ecdsa_recover(self, a: Arguments) -> Results:
-        key, digest, signature = self._dma.read(a[0], 64), self._dma.read(a[1], 32), self._dma.read(a[2], 64)
+        key, digest, signature = self.dma.read(a[0], 64), self.dma.read(a[1], 32), self.dma.read(a[2], 64)
         # Zero first: no valid signature has r = 0, so a caller that overlooks the status still fails.
-        self._dma.write(a[3], bytes(32))
-        self._dma.write(a[3], ecdsa_p256_recover(key, digest, signature))
+        self.dma.write(a[3], bytes(32))
+        self.dma.write(a[3], ecdsa_p256_recover(key, digest, signature))
         return _NOTHING
 
     def _ed25519_recover(self, a: Arguments) -> Results:
         key, message, signature = (
-            self._dma.read(a[0], 32),
-            self._dma.read(a[1], a[2]),
-            self._dma.read(a[3], 64),
+            self.dma.read(a[0], 32),
+            self.dma.read(a[1], a[2]),
+            self.dma.read(a[3], 64),
         )
-        self._dma.write(a[4], bytes(32))
-        self._dma.write(a[4], ed25519_recover(key, message, signature))
+        self.dma.write(a[4], bytes(32))
+        self.dma.write(a[4], ed25519_recover(key, message, signature))
         return _NOTHING
 
     def _trng_read(self, a: Arguments) -> Results:
-        self._dma.require_writable(a[0], a[1])
-        self._dma.write(a[0], self._silicon.trng.read(a[1]))
+        self.dma.require_writable(a[0], a[1])
+        self.dma.write(a[0], self._silicon.trng.read(a[1]))
         return _NOTHING
 
     def _flash_erase(self, a: Arguments) -> Results:
         return self._silicon.flash.erase(a[0]), 0
 
     def _flash_program(self, a: Arguments) -> Results:
-        self._silicon.flash.program(a[0], self._dma.read(a[1], a[2]))
+        self._silicon.flash.program(a[0], self.dma.read(a[1], a[2]))
         return _NOTHING
 
     def _flash_wear(self, a: Arguments) -> Results:

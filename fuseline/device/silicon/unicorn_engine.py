@@ -180,7 +180,7 @@ class UnicornEngine:
     def rung(self) -> None:
         """Answer the doorbell: the processor has written to it."""
         silicon, doorbell = self._chip()
-        executable, written = silicon.state.exec_enabled, silicon.port.memory_writes
+        executable, written = silicon.state.exec_enabled, silicon.port.dma.writes
         stop = doorbell.answer()
         if stop is not None:
             self.cpu.request_stop(stop)
@@ -188,7 +188,7 @@ class UnicornEngine:
             # What was translated here is of another run, or of another chip.
             self.cpu.code_changed(m.RAM_BASE, m.RAM_SIZE)
             self._guard(silicon)
-        elif executable and silicon.port.memory_writes != written:
+        elif executable and silicon.port.dma.writes != written:
             # A block may have written where code was translated; the processor sees its own stores only.
             self.cpu.code_changed(m.RAM_BASE, m.RAM_SIZE)
 
