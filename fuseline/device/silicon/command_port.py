@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fuseline.device.silicon import fuse_map, memory_map
 from fuseline.device.silicon.commands import EXEC_ENABLE_WORD, Command, KeySlot, Lock, Stage, Status
@@ -55,7 +55,13 @@ from fuseline.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fuseline.device.silicon.silicon import Silicon
+    from fuseline.device.silicon.flash import Flash
+    from fuseline.device.silicon.fuses import FuseArray
+    from fuseline.device.silicon.key_manager import KeyManager
+    from fuseline.device.silicon.machine_state import MachineState
+    from fuseline.device.silicon.psram import Psram
+    from fuseline.device.silicon.puf import Puf
+    from fuseline.device.silicon.trng import Trng
 
 Arguments = tuple[int, ...]
 Results = tuple[int, int]
@@ -106,11 +112,32 @@ class Answer:
     r1: int
 
 
+class Blocks(Protocol):
+    """What the port reaches behind it: the blocks of one chip, and what changes several of them at once."""
+
+    psram: Psram
+    state: MachineState
+    fuses: FuseArray
+    flash: Flash
+    puf: Puf
+    keys: KeyManager
+    trng: Trng
+
+    def fail(self, error_word: int) -> None:
+        """Keep the error word, forget all secrets, lock everything, stop."""
+
+    def open_debug(self) -> None:
+        """Open the debug port until the next reset; PortLocked if nobody can."""
+
+    def clear_puf(self) -> None:
+        """Erase the PUF's rows and lock it until the next cold or warm reset."""
+
+
 class CommandPort:
     """The machine code's way to the blocks of one chip.
 
     Args:
-        silicon: The chip.
+        blocks: The blocks.
 
     Attributes:
         last_error: Why the last command was not done; None if it was. For a person: the machine code sees its
@@ -118,14 +145,14 @@ class CommandPort:
         dma: How the commands reach memory.
     """
 
-    def __init__(self, silicon: Silicon) -> None:
-        self._silicon = silicon
-        self._state = silicon.state
-        self.dma = Dma(silicon.psram)
-        self._mailbox = silicon.psram.view(memory_map.MAILBOX, memory_map.MAILBOX_SIZE)
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._state = blocks.state
+        self.dma = Dma(blocks.psram)
+        self._mailbox = blocks.psram.view(memory_map.MAILBOX, memory_map.MAILBOX_SIZE)
         self._words = self._mailbox.cast("I")
-        self._doorbell = silicon.psram.view(memory_map.DOORBELL, 4).cast("I")
-        self._rows = silicon.psram.view(memory_map.PUF_ROWS, memory_map.PUF_ROWS_SIZE)
+        self._doorbell = blocks.psram.view(memory_map.DOORBELL, 4).cast("I")
+        self._rows = blocks.psram.view(memory_map.PUF_ROWS, memory_map.PUF_ROWS_SIZE)
         self.last_error: SiliconError | None = None
         self._handlers: dict[int, Callable[[Arguments], Results]] = {
             Command.STOP: self._stop,
@@ -216,7 +243,7 @@ class CommandPort:
         return _NOTHING
 
     def _fail(self, a: Arguments) -> Results:
-        self._silicon.fail(a[0])
+        self._blocks.fail(a[0])
         return _NOTHING
 
     def _reset(self, a: Arguments) -> Results:
@@ -247,7 +274,7 @@ class CommandPort:
 
     def _debug_open(self, _a: Arguments) -> Results:
         self._require_unlocked(Lock.DEBUG)
-        self._silicon.open_debug()
+        self._blocks.open_debug()
         return _NOTHING
 
     def _require_unlocked(self, lock: Lock) -> None:
@@ -255,10 +282,10 @@ class CommandPort:
             raise PortLocked(f"{lock.name} is locked until the next reset", lock=lock.name)
 
     def _otp_blow(self, a: Arguments) -> Results:
-        return self._silicon.fuses.blow(a[0], a[1], Origin.MACHINE_CODE), 0
+        return self._blocks.fuses.blow(a[0], a[1], Origin.MACHINE_CODE), 0
 
     def _otp_read(self, a: Arguments) -> Results:
-        return self._silicon.fuses.read(a[0]), self._silicon.fuses.margin(a[0])
+        return self._blocks.fuses.read(a[0]), self._blocks.fuses.margin(a[0])
 
     def _require_puf(self) -> None:
         if self._state.locks & Lock.PUF:
@@ -266,13 +293,13 @@ class CommandPort:
 
     def _puf_enrol(self, a: Arguments) -> Results:
         self._require_puf()
-        fuses = self._silicon.fuses
+        fuses = self._blocks.fuses
         if not (fuses.life_cycle is LifeCycle.TEST and fuses.life_cycle_begun is LifeCycle.TEST):
             raise PufEnrolled("the PUF is enrolled in life cycle TEST", life_cycle=fuses.life_cycle.name)
         if fuses.read(fuse_map.PUF_ENROLLED) | fuses.margin(fuse_map.PUF_ENROLLED):
             raise PufEnrolled("the PUF has been enrolled")
         self.dma.require_writable(a[0], HELPER_SIZE)
-        enrolment = self._silicon.puf.enrol(self._rows, self._silicon.trng.read)
+        enrolment = self._blocks.puf.enrol(self._rows, self._blocks.trng.read)
         self._fill_uds(enrolment.helper, enrolment.secret)
         self.dma.write(a[0], enrolment.helper)
         return _NOTHING
@@ -281,7 +308,7 @@ class CommandPort:
         self._require_puf()
         helper = self.dma.read(a[0], HELPER_SIZE)
         try:
-            secret = self._silicon.puf.reconstruct(self._rows, helper).secret
+            secret = self._blocks.puf.reconstruct(self._rows, helper).secret
         except PufFailure:
             # Whoever edits helper data and learns whether it still decodes learns the secret bit by bit.
             # The address is in it so that two copies that both fail never agree: then the ROM enrols. Else it
@@ -292,10 +319,10 @@ class CommandPort:
 
     def _fill_uds(self, helper: bytes, secret: bytes) -> None:
         # With the helper's digest in the key, whoever changes the helper gets another secret and no hint.
-        self._silicon.keys.fill_uds(hkdf_extract(hashlib.sha256(helper).digest(), secret))
+        self._blocks.keys.fill_uds(hkdf_extract(hashlib.sha256(helper).digest(), secret))
 
     def _puf_clear(self, _a: Arguments) -> Results:
-        self._silicon.clear_puf()
+        self._blocks.clear_puf()
         return _NOTHING
 
     def _key_derive(self, a: Arguments) -> Results:
@@ -303,44 +330,44 @@ class CommandPort:
         label, context = self.dma.read(a[2], a[3]), self.dma.read(a[4], a[5])
         if source is KeySlot.UDS:
             context = self._hardware_context() + context
-        self._silicon.keys.derive(source, _slot(a[1]), label, context)
+        self._blocks.keys.derive(source, _slot(a[1]), label, context)
         return _NOTHING
 
     def _hardware_context(self) -> bytes:
         """Return what the block itself knows of the chip's state: life cycle and debug, 8 octets."""
-        return struct.pack("<2I", self._silicon.fuses.life_cycle_begun, self._state.debug)
+        return struct.pack("<2I", self._blocks.fuses.life_cycle_begun, self._state.debug)
 
     def _key_pair(self, a: Arguments) -> Results:
         label = self.dma.read(a[2], a[3])
         self.dma.require_writable(a[4], 64)
-        self.dma.write(a[4], self._silicon.keys.pair(_slot(a[0]), _slot(a[1]), label))
+        self.dma.write(a[4], self._blocks.keys.pair(_slot(a[0]), _slot(a[1]), label))
         return _NOTHING
 
     def _key_sign(self, a: Arguments) -> Results:
         digest = self.dma.read(a[1], 32)
-        self.dma.write(a[2], self._silicon.keys.sign(_slot(a[0]), digest))
+        self.dma.write(a[2], self._blocks.keys.sign(_slot(a[0]), digest))
         return _NOTHING
 
     def _key_clear(self, a: Arguments) -> Results:
-        self._silicon.keys.clear(_slot(a[0]))
+        self._blocks.keys.clear(_slot(a[0]))
         return _NOTHING
 
     def _key_lock(self, a: Arguments) -> Results:
-        self._silicon.keys.lock(_slot(a[0]))
+        self._blocks.keys.lock(_slot(a[0]))
         return _NOTHING
 
     def _key_check_value(self, a: Arguments) -> Results:
-        self.dma.write(a[1], self._silicon.keys.check_value(_slot(a[0])))
+        self.dma.write(a[1], self._blocks.keys.check_value(_slot(a[0])))
         return _NOTHING
 
     def _key_hmac(self, a: Arguments) -> Results:
         message = self.dma.read(a[1], a[2])
-        self.dma.write(a[3], self._silicon.keys.authenticate(_slot(a[0]), message))
+        self.dma.write(a[3], self._blocks.keys.authenticate(_slot(a[0]), message))
         return _NOTHING
 
     def _key_aes_ctr(self, a: Arguments) -> Results:
         counter, data = self.dma.read(a[1], 16), self.dma.read(a[2], a[3])
-        self.dma.write(a[4], self._silicon.keys.encrypt_ctr(_slot(a[0]), counter, data))
+        self.dma.write(a[4], self._blocks.keys.encrypt_ctr(_slot(a[0]), counter, data))
         return _NOTHING
 
     def _sha256(self, a: Arguments) -> Results:
@@ -384,18 +411,18 @@ class CommandPort:
 
     def _trng_read(self, a: Arguments) -> Results:
         self.dma.require_writable(a[0], a[1])
-        self.dma.write(a[0], self._silicon.trng.read(a[1]))
+        self.dma.write(a[0], self._blocks.trng.read(a[1]))
         return _NOTHING
 
     def _flash_erase(self, a: Arguments) -> Results:
-        return self._silicon.flash.erase(a[0]), 0
+        return self._blocks.flash.erase(a[0]), 0
 
     def _flash_program(self, a: Arguments) -> Results:
-        self._silicon.flash.program(a[0], self.dma.read(a[1], a[2]))
+        self._blocks.flash.program(a[0], self.dma.read(a[1], a[2]))
         return _NOTHING
 
     def _flash_wear(self, a: Arguments) -> Results:
-        return self._silicon.flash.wear(a[0]), 0
+        return self._blocks.flash.wear(a[0]), 0
 
 
 def _slot(number: int) -> KeySlot:

@@ -7,7 +7,7 @@ STIR when CCR.USERSETMPEND allows it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fuseline.device.silicon.cortexm import scb as bits
 from fuseline.device.silicon.cortexm.nvic import EXCEPTIONS, IRQ_LINES, Exc
@@ -16,7 +16,12 @@ from fuseline.device.silicon.engine import Stop, StopKind
 from fuseline.device.silicon.memory_map import ResetReason
 
 if TYPE_CHECKING:
-    from fuseline.device.silicon.cortexm.cpu import CortexM4
+    from fuseline.device.silicon.cortexm.cycle_counter import CycleCounter
+    from fuseline.device.silicon.cortexm.exception_flow import ExceptionFlow
+    from fuseline.device.silicon.cortexm.mpu import Mpu
+    from fuseline.device.silicon.cortexm.nvic import Nvic
+    from fuseline.device.silicon.cortexm.scb import SystemControl
+    from fuseline.device.silicon.cortexm.systick import SysTick
 
 BASE: Final = 0xE000_0000
 SIZE: Final = 0x10_0000
@@ -57,10 +62,43 @@ _Read = Callable[[], int]
 _Write = Callable[[int], None]
 
 
+class Processor(Protocol):
+    """What the registers show and change of the processor that they belong to."""
+
+    nvic: Nvic
+    mpu: Mpu
+    system: SystemControl
+    systick: SysTick
+    cycle_counter: CycleCounter
+    exceptions: ExceptionFlow
+
+    @property
+    def now(self) -> int:
+        """Clock cycles since the processor was made."""
+
+    def privileged(self) -> bool:
+        """Whether the code that runs is privileged."""
+
+    def refuse_access(self, address: int) -> None:
+        """Let the current access end in a BusFault."""
+
+    def exceptions_changed(self) -> None:
+        """Look whether an exception is to be taken, after the current instruction."""
+
+    def timing_changed(self) -> None:
+        """Ask all timers anew when they fire next."""
+
+    def protection_changed(self) -> None:
+        """Let the MPU's registers take effect after the current instruction."""
+
+    def request_stop(self, stop: Stop) -> None:
+        """End the run after the current instruction."""
+
+
 class SystemSpace:
     """The registers of one processor."""
 
-    def __init__(self, cpu: CortexM4) -> None:
+    def __init__(self, cpu: Processor) -> None:
         self._cpu = cpu
         self._reads: dict[int, _Read] = self._make_reads()
         self._writes: dict[int, _Write] = self._make_writes()
