@@ -93,16 +93,18 @@ class Effort:
         seconds: Length of a round.
         warm_up_seconds: Load before the first round.
         journeys: How often the whole fleet is started.
+        chips: How many emulated chips are made by one command.
     """
 
     rounds: int
     seconds: float
     warm_up_seconds: float
     journeys: int
+    chips: int
 
 
-FULL = Effort(rounds=5, seconds=3.0, warm_up_seconds=1.0, journeys=3)
-QUICK = Effort(rounds=3, seconds=1.5, warm_up_seconds=0.5, journeys=1)
+FULL = Effort(rounds=5, seconds=3.0, warm_up_seconds=1.0, journeys=3, chips=10_000)
+QUICK = Effort(rounds=3, seconds=1.5, warm_up_seconds=0.5, journeys=1, chips=200)
 
 # Progress goes to where nobody parses it.
 console = Console(stderr=True, highlight=False)

@@ -21,7 +21,7 @@ from fuseline.device.silicon.memory_map import PUF_ROWS_SIZE
 from fuseline.device.silicon.puf import Conditions, Puf
 from fuseline.device.silicon.puf.cells import CELLS, distance_in_sigma, ones_probability
 from fuseline.device.silicon.puf.extractor import MESSAGE_OCTETS, message_from
-from fuseline.device.silicon.puf.helper import PAIRS_PER_BIT, parse_helper
+from fuseline.device.silicon.puf.helper import PAIRS_PER_BIT, voting_cells
 from fuseline.device.silicon.puf.reliability import (
     DeviceFailure,
     device_failure,
@@ -81,7 +81,7 @@ class _Specimen:
 
     def debiased_ones(self) -> float:
         """Share of ones among the first cells of the selected pairs."""
-        cells = parse_helper(self.helper).cells[:PAIRS_PER_BIT]
+        cells = voting_cells(self.helper)[:PAIRS_PER_BIT]
         return float(np.unpackbits(_octets(self.rows))[cells].mean())
 
 

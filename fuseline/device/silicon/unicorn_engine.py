@@ -36,6 +36,9 @@ The PUF's rows are none of them but registers: to take a window away and to give
 whole map anew, twice a boot.
 """
 
+_RUNS_BETWEEN_FLUSHES: Final = 1000
+"""Translations of one chip's loader are dead at the next chip's: 7 KiB a run, until 64 MiB are full."""
+
 # mps2-an386 (QEMU 7.2 hw/arm/mps2.c); the chip has a part of that board's peripherals.
 _TIMERS = ((0x4000_0000, 8), (0x4000_1000, 9))
 _UART_RX_IRQ, _UART_TX_IRQ = 0, 1
@@ -76,6 +79,7 @@ class UnicornEngine:
         self._silicon: Silicon | None = None
         self._doorbell: Doorbell | None = None
         self._console = bytearray()
+        self._runs = 0
         windows = [
             MemoryRegion(base, size, access, self._psram.view(base, size)) for base, size, access in _WINDOWS
         ]
@@ -114,6 +118,9 @@ class UnicornEngine:
         Raises:
             RuntimeError: The ROM is too large.
         """
+        self._runs += 1
+        if self._runs % _RUNS_BETWEEN_FLUSHES == 0:
+            self.cpu.uc.ctl_flush_tb()
         if rom is not self._rom:
             self._load_rom(rom)
         if silicon is not self._silicon:
