@@ -6,18 +6,18 @@ void leave(uint32_t stack, uint32_t entry);
 
 #define LOCKED_FOR_LOADER (LOCK_FUSES_FACTORY | LOCK_FLASH_IDENTITY | LOCK_DEBUG | LOCK_KEY_ROOTS | LOCK_PUF)
 
-/* Nothing says what is locked, so it is locked twice; each time the bits come from memory anew. */
-static const volatile uint32_t locks[2] = {LOCKED_FOR_LOADER, LOCKED_FOR_LOADER};
-static const volatile uint32_t exec_locks[2] = {LOCK_EXEC, LOCK_EXEC};
+/* Nothing says what is locked, so it is locked twice: by bits in the code, and by bits in memory. */
+static const volatile uint32_t locks_again = LOCKED_FOR_LOADER;
+static const volatile uint32_t exec_lock_again = LOCK_EXEC;
 
 /* ROM-LOCK-1. */
 void locks_close(void) {
   port_take_away(CMD_KEY_CLEAR, KEY_UDS);
   port_take_away(CMD_KEY_LOCK, KEY_IDEVID_CDI);
   port_take_away(CMD_KEY_LOCK, KEY_IDEVID_KEY);
-  port_take_away(CMD_LOCK, locks[0]);
+  port_take_away(CMD_LOCK, LOCKED_FOR_LOADER);
 #ifndef UNHARDENED
-  port_take_away(CMD_LOCK, locks[1]);
+  port_take_away(CMD_LOCK, locks_again);
 #endif
   STEP(STEP_LOCKS);
 }
@@ -39,9 +39,9 @@ void exec_loader(void) {
   agree(boot.first.entry, boot.second.entry);
   agree(boot.first.stack, boot.second.stack);
   MUST(port1(CMD_EXEC_ENABLE, exec_word()) ^ STATUS_OK, E_ROM_EXEC);
-  port_take_away(CMD_LOCK, exec_locks[0]);
+  port_take_away(CMD_LOCK, LOCK_EXEC);
 #ifndef UNHARDENED
-  port_take_away(CMD_LOCK, exec_locks[1]);
+  port_take_away(CMD_LOCK, exec_lock_again);
 #endif
   MUST_AGAIN(flow ^ (FLOW_END + 2u * TOKEN_TAKEN), E_ROM_FAULT_DETECTED); /* ROM-FLOW-1 */
   agree(boot.second.entry, long_at(LOADER_RAM + boot.first.header_size + 4u));
