@@ -43,12 +43,12 @@ from fuseline.device.silicon.rom import rom_image
 from fuseline.device.silicon.silicon import Silicon
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 from fuseline.errors import QemuMissing, SetupError
-from fuseline.lab.bench import Bench
-from fuseline.lab.chip_fleet import FleetPlan, Workshop, product_of_its_own
-from fuseline.lab.chip_manifest import read_manifest
-from fuseline.lab.fault_models import Model
-from fuseline.lab.fault_targets import Attack
-from fuseline.lab.faults import Plan, run_campaign
+from fuseline.lab.chip.bench import Bench
+from fuseline.lab.chip.fleet import FleetPlan, Workshop, product_of_its_own
+from fuseline.lab.chip.manifest import read_manifest
+from fuseline.lab.faults.campaign import Plan, run_campaign
+from fuseline.lab.faults.models import Model
+from fuseline.lab.faults.targets import Attack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

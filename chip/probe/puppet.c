@@ -1,6 +1,6 @@
 /* A loader in an attacker's hands: does what the table behind its code tells it, and notes what came of it.
  *
- * The table is made by fuseline/lab/chip_attack_puppet.py, which also reads the notes. Registers are noted as the ROM left
+ * The table is made by fuseline/lab/chip_attacks/puppet.py, which also reads the notes. Registers are noted as the ROM left
  * them, before anything else. */
 #include "probe.h"
 

@@ -6,9 +6,11 @@ void leave(uint32_t stack, uint32_t entry);
 
 #define LOCKED_FOR_LOADER (LOCK_FUSES_FACTORY | LOCK_FLASH_IDENTITY | LOCK_DEBUG | LOCK_KEY_ROOTS | LOCK_PUF)
 
+#ifndef UNHARDENED
 /* Nothing says what is locked, so it is locked twice: by bits in the code, and by bits in memory. */
 static const volatile uint32_t locks_again = LOCKED_FOR_LOADER;
 static const volatile uint32_t exec_lock_again = LOCK_EXEC;
+#endif
 
 /* ROM-LOCK-1. */
 void locks_close(void) {

@@ -14,8 +14,8 @@ from fuseline.device.silicon.engine import Limits, StopKind
 from fuseline.device.silicon.report import BootReport, Outcome
 from fuseline.device.silicon.rom import load_requirements
 from fuseline.errors import FuselineError, RomErrorUnknown
-from fuseline.lab.bench import LOADER_SLOTS
-from fuseline.lab.debug_unlock import read_file
+from fuseline.lab.chip.bench import LOADER_SLOTS
+from fuseline.lab.chip.debug_unlock import read_file
 
 _NOT_ASKED = 2
 """Exit status where the chip could not even be asked: wrong usage, no such folder, no engine."""

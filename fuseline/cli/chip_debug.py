@@ -13,7 +13,7 @@ from fuseline.cli.output import AsJson, console, print_json
 from fuseline.device.files import write_durably
 from fuseline.device.silicon.report import BootReport
 from fuseline.errors import ChipFileUnreadable
-from fuseline.lab.debug_unlock import (
+from fuseline.lab.chip.debug_unlock import (
     DebugChallenge,
     ask_challenge,
     give_response,

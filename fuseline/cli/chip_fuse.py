@@ -18,10 +18,10 @@ from fuseline.cli.output import AsJson, console, print_json, print_table
 from fuseline.device.silicon.fuse_map import FUSE_WORDS, Counter, KeyType, LifeCycle
 from fuseline.device.silicon.report import BootReport
 from fuseline.errors import FuseArgument, FuseNotConfirmed, FuseRehearsalRefused
-from fuseline.lab.bench import Bench
-from fuseline.lab.chip_manifest import read_public_key
-from fuseline.lab.debug_unlock import ask_challenge, give_response, read_authority_key, sign_response
-from fuseline.lab.rehearsal import (
+from fuseline.lab.chip.bench import Bench
+from fuseline.lab.chip.debug_unlock import ask_challenge, give_response, read_authority_key, sign_response
+from fuseline.lab.chip.manifest import read_public_key
+from fuseline.lab.chip.rehearsal import (
     FuseRequest,
     NewKey,
     Prepare,
@@ -29,7 +29,7 @@ from fuseline.lab.rehearsal import (
     blow,
     plan_request,
 )
-from fuseline.lab.rehearsal import rehearse as rehearse_plan
+from fuseline.lab.chip.rehearsal import rehearse as rehearse_plan
 
 
 @Parameter(name="*")

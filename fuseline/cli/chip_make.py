@@ -14,9 +14,9 @@ from fuseline.cli.chip_output import ChipDir, EngineChoice, OpenChip, open_chip
 from fuseline.cli.output import AsJson, console, errors, print_json
 from fuseline.device.silicon.folder import ChipFolder
 from fuseline.device.silicon.fuse_view import read_fuses
-from fuseline.lab.chip_factory import make_factory
-from fuseline.lab.chip_manifest import ChipManifest, read_manifest
-from fuseline.lab.provisioning import Provisioned, Provisioning, Step, wafer_test
+from fuseline.lab.chip.factory import make_factory
+from fuseline.lab.chip.manifest import ChipManifest, read_manifest
+from fuseline.lab.chip.provisioning import Provisioned, Provisioning, Step, wafer_test
 
 
 def new(

@@ -16,7 +16,7 @@ from rich.markup import escape
 from fuseline.device.silicon.engine import Limits
 from fuseline.device.silicon.folder import ChipFolder
 from fuseline.device.silicon.report import BootError, BootReport, Outcome
-from fuseline.lab.bench import DEFAULT_LIMITS, Bench
+from fuseline.lab.chip.bench import DEFAULT_LIMITS, Bench
 
 if TYPE_CHECKING:
     from fuseline.device.silicon.run import Engine

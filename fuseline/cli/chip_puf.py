@@ -11,8 +11,8 @@ from rich.progress import Progress
 
 from fuseline.cli.output import AsJson, console, errors, print_json, print_table
 from fuseline.errors import ChipFileUnreadable
-from fuseline.lab.puf_facts import PufFacts, PufStudyPlan, Spread
-from fuseline.lab.puf_report import PufStudy, write_report
+from fuseline.lab.puf.facts import PufFacts, PufStudyPlan, Spread
+from fuseline.lab.puf.report import PufStudy, write_report
 
 app = App(name="puf", help="Study the PUF of many simulated chips.")
 

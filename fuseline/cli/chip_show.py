@@ -25,7 +25,7 @@ from fuseline.device.silicon.memory_map import (
 )
 from fuseline.errors import FuselineError
 from fuseline.formats.mcuboot import parse_image
-from fuseline.lab.bench import Bench
+from fuseline.lab.chip.bench import Bench
 
 _STATES: Final = ("BLANK", "TEST", "DEV", "PROD", "RMA", "SCRAP")
 

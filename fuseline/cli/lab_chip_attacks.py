@@ -10,9 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fuseline.cli.output import AsJson, console, errors, print_json, print_table
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
-from fuseline.lab.chip_attack_model import Attack, AttackResult, Effort, Verdict
-from fuseline.lab.chip_attack_rig import Rig
-from fuseline.lab.chip_attacks import CATALOGUE, CatalogueReport, carry_out, choose
+from fuseline.lab.chip_attacks.catalogue import CATALOGUE, CatalogueReport, carry_out, choose
+from fuseline.lab.chip_attacks.model import Attack, AttackResult, Effort, Verdict
+from fuseline.lab.chip_attacks.rig import Rig
 
 _COLOURS = {Verdict.REFUSED: "green", Verdict.ESCAPED: "bold red"}
 _SHOWN = 20

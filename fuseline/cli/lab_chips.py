@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fuseline.cli.output import AsJson, console, errors, print_json, print_table
 from fuseline.errors import ChipFileUnreadable
-from fuseline.lab.chip_fleet import FleetPlan, FleetReport, corners, product_of_its_own, run_fleet
-from fuseline.lab.chip_fleet_page import (
+from fuseline.lab.chip.fleet import FleetPlan, FleetReport, corners, product_of_its_own, run_fleet
+from fuseline.lab.chip.fleet_page import (
     CONDITION_COLUMNS,
     FAILURE_COLUMNS,
     condition_rows,

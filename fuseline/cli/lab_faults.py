@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fuseline.cli.output import AsJson, console, errors, print_json, print_table
 from fuseline.device.silicon.memory_map import ResetReason
 from fuseline.errors import ChipFileUnreadable
-from fuseline.lab.fault_models import Model
-from fuseline.lab.fault_page import render_page
-from fuseline.lab.fault_roms import HARDENED, rom_named
-from fuseline.lab.fault_run import Outcome
-from fuseline.lab.fault_targets import Attack
-from fuseline.lab.faults import CampaignReport, Case, Plan, run_campaign
+from fuseline.lab.faults.campaign import CampaignReport, Case, Plan, run_campaign
+from fuseline.lab.faults.models import Model
+from fuseline.lab.faults.page import render_page
+from fuseline.lab.faults.roms import HARDENED, rom_named
+from fuseline.lab.faults.run import Outcome
+from fuseline.lab.faults.targets import Attack
 
 _SHOWN: Final = 40
 """Findings that the terminal shows; the page and `--json` have all of them."""

@@ -23,13 +23,14 @@ from fuseline.device.silicon.rom import load_requirements
 from fuseline.device.silicon.silicon import Silicon, SiliconSnapshot
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 from fuseline.errors import ChipAttackUnknown, PufFailure
-from fuseline.lab import chip_attack_fuses, chip_attack_provisioning
-from fuseline.lab.chip_attack_forge import ImageSpec, forge, stop_payload
-from fuseline.lab.chip_attack_model import Attack, AttackResult, Attempt, Effort, Holds, Verdict
-from fuseline.lab.chip_attack_puppet import command, load, puppet, read_notes, store
-from fuseline.lab.chip_attack_rig import Rig, fuse_words, lab_keys, lab_manifest, with_fuses
-from fuseline.lab.chip_attacks import CATALOGUE, carry_out, choose
-from fuseline.lab.chip_manifest import LoaderKey
+from fuseline.lab.chip.manifest import LoaderKey
+from fuseline.lab.chip_attacks import fuses as fuse_attacks
+from fuseline.lab.chip_attacks import provisioning as provisioning_attacks
+from fuseline.lab.chip_attacks.catalogue import CATALOGUE, carry_out, choose
+from fuseline.lab.chip_attacks.forge import ImageSpec, forge, stop_payload
+from fuseline.lab.chip_attacks.model import Attack, AttackResult, Attempt, Effort, Holds, Verdict
+from fuseline.lab.chip_attacks.puppet import command, load, puppet, read_notes, store
+from fuseline.lab.chip_attacks.rig import Rig, fuse_words, lab_keys, lab_manifest, with_fuses
 
 ROM_CHECKS = tomllib.loads(Path(__file__).with_name("rom_checks.toml").read_text())["control"]
 WITH_A_MUTANT = {attack for row in ROM_CHECKS for attack in row["attacks"]}
@@ -154,14 +155,14 @@ def test_stuck_noise_enrols_a_chip_whose_noise_is_not_tested(
 def test_a_fuse_that_became_whole_shows_as_more_than_before_or_after(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def healed(change: chip_attack_fuses._Change, *_: object) -> SiliconSnapshot:
+    def healed(change: fuse_attacks._Change, *_: object) -> SiliconSnapshot:
         words = fuse_words(change.chip)
         for word in range(64, 128):
             if word % 16 in {12, 13}:
                 words[word] = 0
         return with_fuses(change.chip, words)
 
-    monkeypatch.setattr(chip_attack_fuses, "_cut", healed)
+    monkeypatch.setattr(fuse_attacks, "_cut", healed)
     escaped = run("half-blown-fuses", rig).escaped
     assert {attempt.seen for attempt in escaped} == {"permits revoked key"}
 
@@ -169,7 +170,7 @@ def test_a_fuse_that_became_whole_shows_as_more_than_before_or_after(
 def test_a_factory_that_trusts_a_stranger_is_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     stranger = LoaderKey(2, KeyType.PROD, lab_keys().stranger.spki)
     keys = tuple(stranger if key.slot == 2 else key for key in lab_manifest().keys)
-    monkeypatch.setattr(chip_attack_provisioning, "lab_manifest", lambda: replace(lab_manifest(), keys=keys))
+    monkeypatch.setattr(provisioning_attacks, "lab_manifest", lambda: replace(lab_manifest(), keys=keys))
     escaped = run("cut-provisioning", rig).escaped
     assert escaped
     assert all("stranger" in attempt.what for attempt in escaped)

@@ -24,7 +24,7 @@ from fuseline.device.silicon.report import BootReport, Outcome
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 from fuseline.errors import ImageMalformed
 from fuseline.formats.mcuboot import ParsedImage, Tlv, TlvType, parse_image
-from fuseline.lab.chip_attack_forge import (
+from fuseline.lab.chip_attacks.forge import (
     COUNTER,
     HEADER,
     HEADER_SIZE,
@@ -36,9 +36,9 @@ from fuseline.lab.chip_attack_forge import (
     credentials,
     stop_payload,
 )
-from fuseline.lab.chip_attack_images import HostileImage, entry_images, header_images, tlv_images
-from fuseline.lab.chip_attack_rig import Rig
-from fuseline.lab.chip_attack_signatures import (
+from fuseline.lab.chip_attacks.images import HostileImage, entry_images, header_images, tlv_images
+from fuseline.lab.chip_attacks.rig import Rig
+from fuseline.lab.chip_attacks.signatures import (
     ecdsa_images,
     ed25519_images,
     key_images,

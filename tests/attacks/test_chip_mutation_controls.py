@@ -20,9 +20,9 @@ import pytest
 
 from fuseline.device.silicon.rom import load_requirements
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
-from fuseline.lab.chip_attack_model import Effort, Verdict
-from fuseline.lab.chip_attack_rig import Rig, Victims, make_victims
-from fuseline.lab.chip_attacks import choose
+from fuseline.lab.chip_attacks.catalogue import choose
+from fuseline.lab.chip_attacks.model import Effort, Verdict
+from fuseline.lab.chip_attacks.rig import Rig, Victims, make_victims
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_MUTANT = 0x4D55_5400

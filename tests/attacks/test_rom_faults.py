@@ -14,11 +14,11 @@ import pytest
 
 from fuseline.device.silicon.memory_map import ResetReason
 from fuseline.device.silicon.rom import RomImage, rom_image, rom_image_from
-from fuseline.lab.fault_models import Model
-from fuseline.lab.fault_roms import UNHARDENED, rom_named
-from fuseline.lab.fault_run import Outcome
-from fuseline.lab.fault_targets import Attack
-from fuseline.lab.faults import CampaignReport, Plan, run_campaign
+from fuseline.lab.faults.campaign import CampaignReport, Plan, run_campaign
+from fuseline.lab.faults.models import Model
+from fuseline.lab.faults.roms import UNHARDENED, rom_named
+from fuseline.lab.faults.run import Outcome
+from fuseline.lab.faults.targets import Attack
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,8 +162,16 @@ MUTANTS = {
     ),
     "locks are closed once": Mutant(
         (
-            ("exec.c", "  port_take_away(CMD_LOCK, locks_again);\n", "  flow = flow + TOKEN_TAKEN;\n"),
-            ("exec.c", "  port_take_away(CMD_LOCK, exec_lock_again);\n", "  flow = flow + TOKEN_TAKEN;\n"),
+            (
+                "exec.c",
+                "  port_take_away(CMD_LOCK, locks_again);\n",
+                "  (void)locks_again, flow += TOKEN_TAKEN;\n",
+            ),
+            (
+                "exec.c",
+                "  port_take_away(CMD_LOCK, exec_lock_again);\n",
+                "  (void)exec_lock_again, flow += TOKEN_TAKEN;\n",
+            ),
         ),
         Attack.LOCKS,
         Outcome.EXPOSED,

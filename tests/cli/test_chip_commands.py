@@ -16,7 +16,7 @@ from cryptography import x509
 from fuseline.device.silicon.memory_map import LOADER_RAM
 from fuseline.device.silicon.rom import probe_image
 from fuseline.formats.usage import UsageConstraints
-from fuseline.lab.chip_factory import LoaderSpec, sign_loader
+from fuseline.lab.chip.factory import LoaderSpec, sign_loader
 from fuseline.lab.releases import imgtool
 
 # The command line is entered as a process enters it: `main` reads `sys.argv`.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fuseline.device.silicon.rom import probe_image
-from fuseline.lab.chip_factory import LoaderSpec, sign_loader
+from fuseline.lab.chip.factory import LoaderSpec, sign_loader
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Fuseline, State, Workshop

@@ -22,8 +22,8 @@ from fuseline.device.silicon.report import Outcome
 from fuseline.device.silicon.silicon import Silicon
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 from fuseline.errors import ChipFleetInvalid, ChipFleetWorkerLost, ChipManifestFile
-from fuseline.lab.bench import Bench
-from fuseline.lab.chip_fleet import (
+from fuseline.lab.chip.bench import Bench
+from fuseline.lab.chip.fleet import (
     NOT_PROVISIONED,
     FleetPlan,
     FleetReport,
@@ -32,9 +32,9 @@ from fuseline.lab.chip_fleet import (
     product_of_its_own,
     run_fleet,
 )
-from fuseline.lab.chip_fleet_page import render_page, verdict
-from fuseline.lab.chip_manifest import read_manifest
-from fuseline.lab.provisioning import wafer_test
+from fuseline.lab.chip.fleet_page import render_page, verdict
+from fuseline.lab.chip.manifest import read_manifest
+from fuseline.lab.chip.provisioning import wafer_test
 
 HOT = Conditions(125.0, 10.0)
 WORN_OUT = Conditions(25.0, 1e6)

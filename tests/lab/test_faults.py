@@ -17,14 +17,14 @@ from fuseline.device.silicon.fault_probe import FaultProbe
 from fuseline.device.silicon.memory_map import DebugState, ResetReason
 from fuseline.device.silicon.rom import requirement_of, rom_image
 from fuseline.errors import RomDamaged
-from fuseline.lab.fault_engine import WatchedEngine
-from fuseline.lab.fault_models import BitFlip, FarPair, Fault, Model, NearPair, Skip, ZeroLoad, select
-from fuseline.lab.fault_page import render_page
-from fuseline.lab.fault_roms import rom_named
-from fuseline.lab.fault_run import FaultRunner, Outcome, exposures
-from fuseline.lab.fault_targets import Attack, make_target
-from fuseline.lab.fault_trace import LIMIT, Trace, record
-from fuseline.lab.faults import CampaignReport, Plan, run_campaign
+from fuseline.lab.faults.campaign import CampaignReport, Plan, run_campaign
+from fuseline.lab.faults.engine import WatchedEngine
+from fuseline.lab.faults.models import BitFlip, FarPair, Fault, Model, NearPair, Skip, ZeroLoad, select
+from fuseline.lab.faults.page import render_page
+from fuseline.lab.faults.roms import rom_named
+from fuseline.lab.faults.run import FaultRunner, Outcome, exposures
+from fuseline.lab.faults.targets import Attack, make_target
+from fuseline.lab.faults.trace import LIMIT, Trace, record
 
 REFUSALS = {
     Attack.UNSIGNED: "ROM-SIG-1",

@@ -36,10 +36,10 @@ from fuseline.errors import (
     StateMissing,
 )
 from fuseline.formats import dice
-from fuseline.lab.bench import Bench
-from fuseline.lab.chip_factory import ChipFactory, LoaderSpec, make_factory, sign_loader
-from fuseline.lab.chip_manifest import ChipManifest, read_manifest
-from fuseline.lab.provisioning import Provisioned, Provisioning, Step, wafer_test
+from fuseline.lab.chip.bench import Bench
+from fuseline.lab.chip.factory import ChipFactory, LoaderSpec, make_factory, sign_loader
+from fuseline.lab.chip.manifest import ChipManifest, read_manifest
+from fuseline.lab.chip.provisioning import Provisioned, Provisioning, Step, wafer_test
 
 NOW = dt.datetime.now(dt.UTC)
 

@@ -17,7 +17,7 @@ from fuseline.device.silicon.puf import HELPER_SIZE, Enrolment, Puf
 from fuseline.device.silicon.puf.extractor import secret_of
 from fuseline.device.silicon.puf.helper import CODE_BITS, read_fields
 from fuseline.errors import PufFailure
-from fuseline.lab.puf_attacks import flip_code_bit, flip_helper_bit, recover_codewords, swap_code_bits
+from fuseline.lab.puf.attacks import flip_code_bit, flip_helper_bit, recover_codewords, swap_code_bits
 
 
 @dataclass

@@ -24,9 +24,9 @@ from fuseline.device.silicon.puf.reliability import (
     vote_failure,
 )
 from fuseline.errors import PufBiased, PufStudyInvalid
-from fuseline.lab.puf_campaign import Campaign, VoteSimulator, reconstruct_many
-from fuseline.lab.puf_facts import PufFacts, PufStudyPlan
-from fuseline.lab.puf_report import PufStudy, write_report
+from fuseline.lab.puf.campaign import Campaign, VoteSimulator, reconstruct_many
+from fuseline.lab.puf.facts import PufFacts, PufStudyPlan
+from fuseline.lab.puf.report import PufStudy, write_report
 
 PLAN = PufStudyPlan(
     chips=12,

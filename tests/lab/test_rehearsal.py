@@ -32,12 +32,12 @@ from fuseline.errors import (
     FuseOrder,
     FuseRequestEmpty,
 )
-from fuseline.lab.bench import Bench
-from fuseline.lab.chip_factory import ChipFactory, make_factory
-from fuseline.lab.chip_manifest import read_manifest
-from fuseline.lab.debug_unlock import DebugResponse, ask_challenge, give_response, sign_response
-from fuseline.lab.provisioning import Provisioning, wafer_test
-from fuseline.lab.rehearsal import FuseRequest, NewKey, Rehearsal, Verdict, blow, plan_request, rehearse
+from fuseline.lab.chip.bench import Bench
+from fuseline.lab.chip.debug_unlock import DebugResponse, ask_challenge, give_response, sign_response
+from fuseline.lab.chip.factory import ChipFactory, make_factory
+from fuseline.lab.chip.manifest import read_manifest
+from fuseline.lab.chip.provisioning import Provisioning, wafer_test
+from fuseline.lab.chip.rehearsal import FuseRequest, NewKey, Rehearsal, Verdict, blow, plan_request, rehearse
 
 
 @pytest.fixture(scope="module")

@@ -38,10 +38,10 @@ from fuseline.device.silicon.run import Engine
 from fuseline.device.silicon.silicon import Silicon, SiliconSnapshot
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 from fuseline.formats.usage import UsageConstraints
-from fuseline.lab.bench import Bench
-from fuseline.lab.chip_factory import LoaderSpec, make_factory, sign_loader
-from fuseline.lab.chip_manifest import read_manifest
-from fuseline.lab.provisioning import Provisioning, wafer_test
+from fuseline.lab.chip.bench import Bench
+from fuseline.lab.chip.factory import LoaderSpec, make_factory, sign_loader
+from fuseline.lab.chip.manifest import read_manifest
+from fuseline.lab.chip.provisioning import Provisioning, wafer_test
 
 pytestmark = [
     pytest.mark.interop,

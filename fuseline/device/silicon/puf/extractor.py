@@ -32,7 +32,7 @@ Traps on the way, none of them taken:
 - Helper data are an adversary's to write. A helper that is edited so that it still decodes must not give
   the same key: the key manager extracts with salt SHA-256(helper), so it gives another one. And whether
   decoding failed or gave the wrong key must look the same from outside, or the difference is an oracle (J.
-  Delvaux and I. Verbauwhede, 2014): `fuseline.lab.puf_attacks` reads the secret through it in 508 starts.
+  Delvaux and I. Verbauwhede, 2014): `fuseline.lab.puf.attacks` reads the secret through it in 508 starts.
 """
 
 from __future__ import annotations

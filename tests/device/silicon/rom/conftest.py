@@ -26,7 +26,7 @@ from fuseline.device.silicon.report import BootReport
 from fuseline.device.silicon.rom import rom_image
 from fuseline.device.silicon.silicon import Silicon, SiliconSnapshot
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
-from fuseline.lab.chip_attack_forge import COUNTER, ImageSpec, P256Signer, Signer, forge
+from fuseline.lab.chip_attacks.forge import COUNTER, ImageSpec, P256Signer, Signer, forge
 
 LIMITS = Limits(seconds=20)
 KEY_A, KEY_B, KEY_DEV = (P256Signer(name) for name in ("key a", "key b", "dev key"))

@@ -30,7 +30,7 @@ from fuseline.device.silicon.report import Outcome
 from fuseline.device.silicon.rom import probe_image, quick_image, rom_image
 from fuseline.formats import dice
 from fuseline.formats.dice import TcbFlags
-from fuseline.lab.chip_attack_forge import COUNTER, ImageSpec, P256Signer, counter_tlv, forge, usage_tlv
+from fuseline.lab.chip_attacks.forge import COUNTER, ImageSpec, P256Signer, counter_tlv, forge, usage_tlv
 
 if TYPE_CHECKING:
     from tests.device.silicon.rom.conftest import MakeChip, RomChip

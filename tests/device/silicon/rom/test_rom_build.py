@@ -15,7 +15,7 @@ from fuseline.device.silicon.engine import Limits
 from fuseline.device.silicon.memory_map import LOADER_PRIMARY
 from fuseline.device.silicon.report import Outcome
 from fuseline.device.silicon.rom import rom_image, rom_image_from
-from fuseline.lab.chip_attack_forge import ImageSpec, P256Signer, forge
+from fuseline.lab.chip_attacks.forge import ImageSpec, P256Signer, forge
 
 if TYPE_CHECKING:
     from tests.device.silicon.rom.conftest import MakeChip

@@ -13,7 +13,7 @@ from fuseline.device.silicon.memory_map import RETENTION, DebugState, ResetReaso
 from fuseline.device.silicon.report import BootReport, Outcome
 from fuseline.device.silicon.trng import NoiseFault
 from fuseline.formats import dice
-from fuseline.lab.chip_attack_forge import P256Signer
+from fuseline.lab.chip_attacks.forge import P256Signer
 
 if TYPE_CHECKING:
     from tests.device.silicon.rom.conftest import MakeChip, RomChip

@@ -24,7 +24,7 @@ from fuseline.device.silicon.report import Outcome
 from fuseline.device.silicon.rom import requirement_of, rom_image
 from fuseline.device.silicon.unicorn_engine import UnicornEngine
 from fuseline.errors import KeySlotEmpty, PufLocked
-from fuseline.lab.chip_attack_forge import ImageSpec, P256Signer, forge
+from fuseline.lab.chip_attacks.forge import ImageSpec, P256Signer, forge
 
 if TYPE_CHECKING:
     from tests.device.silicon.rom.conftest import MakeChip, RomChip

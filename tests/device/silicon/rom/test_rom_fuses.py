@@ -15,7 +15,7 @@ from fuseline.device.silicon.report import Outcome
 from fuseline.device.silicon.silicon import Silicon
 from fuseline.errors import IdentityRequestRefused
 from fuseline.formats import dice
-from fuseline.lab.chip_attack_forge import ImageSpec, P256Signer, forge
+from fuseline.lab.chip_attacks.forge import ImageSpec, P256Signer, forge
 
 if TYPE_CHECKING:
     from tests.device.silicon.rom.conftest import MakeChip, RomChip

@@ -20,7 +20,7 @@ from fuseline.device.silicon.memory_map import (
 from fuseline.device.silicon.report import Outcome
 from fuseline.formats.mcuboot import Tlv, TlvType
 from fuseline.formats.usage import UsageConstraints, build_usage
-from fuseline.lab.chip_attack_forge import (
+from fuseline.lab.chip_attacks.forge import (
     COUNTER,
     PROTECTED_MAGIC,
     UNPROTECTED_MAGIC,

@@ -1,0 +1,1 @@
+"""One chip at the factory: provisioning, rehearsing, and a fleet of them."""

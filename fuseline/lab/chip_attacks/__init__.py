@@ -1,0 +1,1 @@
+"""Attacks against the emulated chip, by what the attacker holds."""

@@ -1,0 +1,1 @@
+"""Fault campaigns against the boot ROM: skipped instructions, flipped bits, zeroed loads."""

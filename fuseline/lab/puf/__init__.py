@@ -1,0 +1,1 @@
+"""Studies of the SRAM PUF, and attacks on its helper data."""
