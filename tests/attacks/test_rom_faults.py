@@ -59,11 +59,11 @@ def test_no_zeroed_load_starts_an_attackers_loader_opens_debug_or_exposes_a_secr
 
 
 def test_no_flipped_bit_starts_an_attackers_loader_opens_debug_or_exposes_a_secret() -> None:
-    _holds(Plan(models=(Model.BITFLIP,), sample=800))
+    _holds(Plan(models=(Model.BITFLIP,), sample=500))
 
 
 def test_no_pair_of_skipped_instructions_starts_an_attackers_loader_opens_debug_or_exposes_a_secret() -> None:
-    _holds(Plan(models=(Model.SKIP_PAIR,), sample=800))
+    _holds(Plan(models=(Model.SKIP_PAIR,), sample=500))
 
 
 @pytest.mark.sweep
@@ -91,7 +91,7 @@ def unhardened() -> RomImage:
 
 
 def test_the_unhardened_rom_falls_to_every_attack(unhardened: RomImage) -> None:
-    report = run_campaign(Plan(models=(Model.SKIP,), sample=2_000), unhardened)
+    report = run_campaign(Plan(models=(Model.SKIP,), sample=1_800), unhardened)
     for case in report.cases:
         wanted = Outcome.EXPOSED if case.case.attack is Attack.LOCKS else Outcome.WON
         assert case.count(wanted) > 0, case.case
