@@ -25,7 +25,7 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.0625rem; margin: 2rem 0 0
   gap: 0.75rem; }
 figure, .table { background: var(--surface); border: 1px solid var(--line); border-radius: 0.5rem; }
 figure { margin: 0; padding: 0.75rem; } figcaption { font-weight: 600; margin-bottom: 0.5rem; }
-svg { width: 100%; height: auto; display: block; } svg rect { fill: var(--accent); }
+svg { width: 100%; max-width: 28rem; height: auto; display: block; } svg rect { fill: var(--accent); }
 svg text { fill: var(--muted); font-size: 11px; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -161,6 +161,8 @@ def _histogram(values: Sequence[int]) -> str:
     text = (
         f'<text x="0" y="{height + label - 4}">{least:,}</text>'
         f'<text x="{width}" y="{height + label - 4}" text-anchor="end">{most:,}</text>'
+        f'<text x="{width / 2:g}" y="{height + label - 4}" text-anchor="middle">'
+        f"tallest: {max(bins):,} chips</text>"
     )
     name = f"{len(values):,} chips, {least:,} to {most:,} corrected readings"
     return f'<svg viewBox="0 0 {width} {height + label}" role="img" aria-label="{name}">{bars}{text}</svg>'
