@@ -50,7 +50,7 @@ def test_no_skipped_instruction_starts_a_forged_stranger_revoked_or_older_loader
 
 def test_no_skipped_instruction_starts_another_loader_opens_debug_or_exposes_a_secret() -> None:
     attacks = (Attack.UNSIGNED, Attack.ALTERED, Attack.DEBUG, Attack.LOCKS)
-    _holds(Plan(attacks=attacks, models=(Model.SKIP,), sample=2_500))
+    _holds(Plan(attacks=attacks, models=(Model.SKIP,), sample=1_500))
 
 
 def test_no_zeroed_load_starts_an_attackers_loader_opens_debug_or_exposes_a_secret() -> None:
@@ -59,11 +59,11 @@ def test_no_zeroed_load_starts_an_attackers_loader_opens_debug_or_exposes_a_secr
 
 
 def test_no_flipped_bit_starts_an_attackers_loader_opens_debug_or_exposes_a_secret() -> None:
-    _holds(Plan(models=(Model.BITFLIP,), sample=500))
+    _holds(Plan(models=(Model.BITFLIP,), sample=300))
 
 
 def test_no_pair_of_skipped_instructions_starts_an_attackers_loader_opens_debug_or_exposes_a_secret() -> None:
-    _holds(Plan(models=(Model.SKIP_PAIR,), sample=500))
+    _holds(Plan(models=(Model.SKIP_PAIR,), sample=300))
 
 
 @pytest.mark.sweep
